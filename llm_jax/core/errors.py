@@ -1,0 +1,79 @@
+"""Errors a user can act on, each with the exit code its door returns.
+
+A door prints `str(error)` and exits with `error.exit_code`: no traceback, at most ten lines. Anything that is not an
+`LlmJaxError` is a bug and keeps its traceback. Exit codes: 0 done, 2 bad config or input, 3 data policy, 4 no usable
+checkpoint, 75 restart me (preempted, watchdog).
+"""
+
+import difflib
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+
+class LlmJaxError(Exception):
+  """Base of every error that is the user's to fix; `exit_code` is what the process returns."""
+
+  exit_code = 1
+
+
+class ConfigError(LlmJaxError):
+  """A config key or a command line that cannot be run.
+
+  Args:
+    key: dotted path of the key as the user writes it, e.g. `config.optimizer.peak`.
+    problem: what is wrong, with the value that was given.
+    accepted: what would be accepted, one line.
+    nearest: the nearest valid name, if the problem is a name.
+  """
+
+  exit_code = 2
+
+  def __init__(self, key: str, problem: str, *, accepted: str = "", nearest: str | None = None):
+    self.key, self.problem, self.accepted, self.nearest = key, problem, accepted, nearest
+    lines = [f"{key}: {problem}"]
+    if nearest:
+      lines.append(f"  did you mean: {nearest}")
+    if accepted:
+      lines.append(f"  accepted: {shorten(accepted)}")
+    super().__init__("\n".join(lines))
+
+
+class DataError(LlmJaxError):
+  """Input data that the data policy refuses; names the file and line."""
+
+  exit_code = 3
+
+
+class CheckpointError(LlmJaxError):
+  """No checkpoint that can be trusted, or one that belongs to another run."""
+
+  exit_code = 4
+
+
+class RestartError(LlmJaxError):
+  """The run stopped in good order and wants to be started again (preemption, watchdog)."""
+
+  exit_code = 75
+
+
+class TrainingStopped(LlmJaxError):
+  """The guard stopped the run (too many skipped updates in a row); a checkpoint was written."""
+
+  exit_code = 1
+
+
+def nearest_name(name: str, valid: Iterable[str]) -> str | None:
+  """The valid name closest in spelling to `name`, or None if none is close."""
+  close = difflib.get_close_matches(str(name), [str(v) for v in valid], n=1, cutoff=0.5)
+  return close[0] if close else None
+
+
+def unknown_name(key: str, given: Any, valid: Sequence[str], what: str = "name") -> ConfigError:
+  """A ConfigError for a name that is not one of `valid`."""
+  return ConfigError(key, f"unknown {what} {given!r}", accepted=", ".join(sorted(map(str, valid))),
+                     nearest=nearest_name(given, valid))
+
+
+def shorten(text: str, width: int = 400) -> str:
+  """`text` cut to `width` characters, so that an error stays on a screen."""
+  return text if len(text) <= width else text[: width - 4] + " ..."

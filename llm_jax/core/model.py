@@ -1,0 +1,114 @@
+"""From an NNX module to pure functions over a flat dict of named arrays: the only place where the two meet.
+
+An `nnx.Module` is a pytree. Its abstract form (shapes, no arrays) is kept as a template, every leaf gets the dotted
+name of its path, and `apply` puts the arrays back by exact name: never by position, so that a renamed or missing
+parameter is an error and never a silent permutation.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from llm_jax.core.names import difference
+from llm_jax.core.types import Key, Params
+
+
+class ParameterNamesError(KeyError):
+  """The given parameters are not the model's: says which are missing and which are unexpected."""
+
+  def __str__(self) -> str:
+    return str(self.args[0])
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+  """A network as pure functions. Make one with `Model.from_module`.
+
+  shapes: {name: ShapeDtypeStruct}; logical_axes: {name: one logical axis name or None per dimension}; stacked layers
+  have 'layers' in front. config: the architecture's own frozen config dataclass.
+  """
+
+  make: Callable[[nnx.Rngs], nnx.Module]
+  config: Any
+  shapes: dict[str, jax.ShapeDtypeStruct]
+  logical_axes: dict[str, tuple[str | None, ...]]
+  _names: tuple[str, ...]  # in the order of the template's leaves
+  _treedef: Any
+
+  @staticmethod
+  def from_module(make: Callable[[nnx.Rngs], nnx.Module], config: Any = None) -> "Model":
+    """Traces `make(nnx.Rngs)` once, abstractly; no array is allocated."""
+    template = jax.eval_shape(lambda key: make(nnx.Rngs(key)), jax.random.key(0))
+    leaves, treedef = jax.tree_util.tree_flatten_with_path(template)
+    names = tuple(_dotted(path) for path, _ in leaves)
+    if len(set(names)) != len(names):
+      raise ValueError("two parameters have the same dotted name")
+    shapes = {n: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for n, (_, leaf) in zip(names, leaves)}
+    metadata = {".".join(map(str, path)): v.get_metadata().get("axes") for path, v in nnx.iter_graph(template)
+                if isinstance(v, nnx.Variable)}
+    axes = {n: _full_axes(n, metadata.get(n), shapes[n].ndim) for n in names}
+    return Model(make, config, dict(sorted(shapes.items())), dict(sorted(axes.items())), names, treedef)
+
+  def init(self, key: Key) -> Params:
+    """Fresh parameters, float32. Jittable, so that `jax.jit(model.init, out_shardings=...)` makes them sharded."""
+    leaves = jax.tree_util.tree_leaves(self.make(nnx.Rngs(key)))
+    return dict(sorted(zip(self._names, leaves)))
+
+  def bind(self, params: Mapping[str, jax.Array]) -> Any:
+    """The NNX module with these arrays in place.
+
+    Raises:
+      ParameterNamesError: the names are not exactly the model's.
+    """
+    if params.keys() != self.shapes.keys():
+      raise ParameterNamesError(f"these are not the model's parameters: {difference(params, self.shapes)}")
+    return self._treedef.unflatten([params[n] for n in self._names])
+
+  def apply(self, params: Mapping[str, jax.Array], *args: Any, method: str = "__call__", key: Key | None = None,
+            **kwargs: Any) -> Any:
+    """Calls the network: `model.apply(params, input_ids=ids_BL, attention_mask=mask_BL)`.
+
+    key: random key for dropout; None means deterministic. method: another method of the module.
+    """
+    if key is not None:
+      kwargs["key"] = key
+    return getattr(self.bind(params), method)(*args, **kwargs)
+
+  @property
+  def size(self) -> int:
+    """Number of parameters."""
+    return sum(s.size for s in self.shapes.values())
+
+
+def _dotted(path: tuple) -> str:
+  parts = [str(getattr(p, "name", getattr(p, "idx", getattr(p, "key", p)))) for p in path]
+  return ".".join(parts[:-1] if parts[-1] == "value" else parts)
+
+
+def _full_axes(name: str, axes: tuple | None, ndim: int) -> tuple[str | None, ...]:
+  """The declared logical axes with 'layers' for each stacked dimension in front."""
+  if axes is None or len(axes) > ndim:
+    raise ValueError(f"parameter {name} declares axes {axes} but has {ndim} dimensions")
+  return ("layers",) * (ndim - len(axes)) + tuple(axes)
+
+
+def parameter(rngs: nnx.Rngs, shape: tuple[int, ...], axes: tuple[str | None, ...],
+              init: Callable[..., jax.Array]) -> nnx.Param:
+  """A float32 parameter with one logical axis name per dimension; `init(key, shape, dtype)` as in jax.nn.initializers."""
+  if len(shape) != len(axes):
+    raise ValueError(f"shape {shape} has {len(shape)} dimensions, axes {axes} name {len(axes)}")
+  return nnx.Param(init(rngs.params(), shape, jnp.float32), axes=axes)
+
+
+def stack(make: Callable[[nnx.Rngs], nnx.Module], count: int, rngs: nnx.Rngs) -> Any:
+  """`count` modules of one structure as a single module whose leaves have a leading axis of that length.
+
+  One trace whatever the count, so that compile time does not grow with depth.
+  """
+  return jax.vmap(lambda key: make(nnx.Rngs(key)))(jax.random.split(rngs.params(), count))
+
+

@@ -1,0 +1,169 @@
+"""Plug-ins are files: `config.objective.name='masked_lm'` is llm_jax/objectives/masked_lm.py, which exposes `build`.
+
+No registry, no decorator: adding a file adds a plug-in and deleting it removes one. A name with a dot is an absolute
+module path, so that a user's own package can hold plug-ins too (`name='my_lab.losses.focal'`).
+
+`build(context..., *, knob=default, ...)`: positional parameters are handed over by llm_jax/experiment.py; every
+keyword-only parameter is a knob of the config, documented in the docstring's `Args:`. Names, knobs and types are
+checked against that signature before anything compiles.
+"""
+
+import functools
+import importlib
+import importlib.util
+import inspect
+import pathlib
+import re
+import types
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import llm_jax
+from llm_jax.core.errors import ConfigError, nearest_name, unknown_name
+
+ROOT = pathlib.Path(llm_jax.__file__).parent
+
+
+@dataclass(frozen=True)
+class Knob:
+  """One keyword-only parameter of a plug-in's `build`."""
+
+  name: str
+  default: Any
+  annotation: Any
+  meaning: str
+
+
+def available(room: str) -> list[str]:
+  """Names of the plug-ins of a room (`'models'`, `'objectives'`, ...): its files that define `build`."""
+  found = []
+  for path in sorted((ROOT / room).glob("*.py")):
+    if not path.stem.startswith("_") and re.search(r"^def build\(", path.read_text("utf-8"), re.MULTILINE):
+      found.append(path.stem)
+  return found
+
+
+def find(room: str, name: Any, key: str) -> types.ModuleType:
+  """The module of plug-in `name` in `room`.
+
+  Raises:
+    ConfigError: no such file, or it does not define `build`; names the nearest plug-in.
+  """
+  if isinstance(name, str) and "." in name and importlib.util.find_spec(name.split(".")[0]) is not None:
+    module = importlib.import_module(name)
+    if not hasattr(module, "build"):
+      raise ConfigError(key, f"module {name!r} does not define build(...)")
+    return module
+  names = available(room)
+  if not isinstance(name, str) or name not in names:
+    raise unknown_name(key, name, names, what=f"{room} plug-in")
+  return importlib.import_module(f"llm_jax.{room.replace('/', '.')}.{name}")
+
+
+def knobs_of(build: Callable) -> dict[str, Knob]:
+  """The knobs of a plug-in's `build`: its keyword-only parameters with their documented meaning."""
+  meanings = documented_args(build)
+  hints = typing.get_type_hints(build)
+  return {
+      p.name: Knob(p.name, p.default, hints.get(p.name, Any), meanings.get(p.name, ""))
+      for p in inspect.signature(build).parameters.values()
+      if p.kind is inspect.Parameter.KEYWORD_ONLY
+  }
+
+
+def documented_args(function: Callable) -> dict[str, str]:
+  """{argument: meaning} read from the `Args:` section of a docstring."""
+  doc = inspect.getdoc(function) or ""
+  section = re.search(r"^Args:\n((?:[ ]+.*\n?|\n)*)", doc, re.MULTILINE)
+  meanings: dict[str, str] = {}
+  current = None
+  for line in section.group(1).splitlines() if section else []:
+    start = re.match(r"  (\w+): (.*)", line)
+    if start:
+      current = start.group(1)
+      meanings[current] = start.group(2).strip()
+    elif current and line.strip():
+      meanings[current] += " " + line.strip()
+  return meanings
+
+
+def check_knobs(build: Callable, spec: Mapping[str, Any], key: str) -> dict[str, Any]:
+  """The knobs in `spec` (all but `name`), checked against the signature of `build`.
+
+  Raises:
+    ConfigError: an unknown knob (with the nearest), a missing required one, or a value of the wrong type.
+  """
+  knobs = knobs_of(build)
+  given = {k: v for k, v in spec.items() if k != "name"}
+  for k, v in given.items():
+    if k not in knobs:
+      raise ConfigError(f"{key}.{k}", f"unknown key (given {v!r})", nearest=nearest_name(k, knobs),
+                        accepted=", ".join(sorted(knobs)) or "no keys")
+    given[k] = check_type(v, knobs[k].annotation, f"{key}.{k}")
+  for k, knob in knobs.items():
+    if knob.default is inspect.Parameter.empty and k not in given:
+      raise ConfigError(f"{key}.{k}", "required but not given", accepted=knob.meaning)
+  return given
+
+
+def check_type(value: Any, annotation: Any, key: str) -> Any:
+  """`value` if it fits `annotation` (an int fits float; 1e5 fits int when whole; a list fits tuple).
+
+  Raises:
+    ConfigError: otherwise, naming the type that is accepted.
+  """
+  options = typing.get_args(annotation) if typing.get_origin(annotation) in (typing.Union, types.UnionType) else (annotation,)
+  for option in options:
+    fits, converted = _fit(value, option)
+    if fits:
+      return converted
+  raise ConfigError(key, f"got {value!r} of type {type(value).__name__}", accepted=type_name(annotation))
+
+
+def _fit(value: Any, option: Any) -> tuple[bool, Any]:
+  if option is Any or option is inspect.Parameter.empty:
+    return True, value
+  origin = typing.get_origin(option)
+  if origin is typing.Literal:
+    return value in typing.get_args(option), value
+  kind = origin or option
+  if kind is type(None):
+    return value is None, value
+  if kind is bool:
+    return isinstance(value, bool), value
+  if kind is int:
+    whole = isinstance(value, float) and value.is_integer()
+    return (isinstance(value, int) and not isinstance(value, bool)) or whole, int(value) if whole else value
+  if kind is float:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number, float(value) if number else value
+  if kind in (tuple, list):
+    return isinstance(value, tuple | list), kind(value) if isinstance(value, tuple | list) else value
+  if isinstance(kind, type) and issubclass(dict, kind):
+    return isinstance(value, Mapping), value
+  return isinstance(kind, type) and isinstance(value, kind), value
+
+
+def type_name(annotation: Any) -> str:
+  """How an annotation reads in an error message."""
+  if typing.get_origin(annotation) is typing.Literal:
+    return "one of " + ", ".join(map(repr, typing.get_args(annotation)))
+  if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+    return " or ".join(type_name(a) for a in typing.get_args(annotation))
+  if annotation is type(None):
+    return "None"
+  return getattr(annotation, "__name__", str(annotation)) if not typing.get_origin(annotation) else str(annotation)
+
+
+def bind(room: str, spec: Mapping[str, Any], key: str) -> Callable:
+  """`build` of the plug-in that `spec['name']` names, with its checked knobs bound; call it with the context.
+
+  Raises:
+    ConfigError: before anything is built, see `find` and `check_knobs`.
+  """
+  if not isinstance(spec, Mapping) or "name" not in spec:
+    raise ConfigError(f"{key}.name", "required but not given", accepted=", ".join(available(room)))
+  module = find(room, spec["name"], f"{key}.name")
+  return functools.partial(module.build, **check_knobs(module.build, spec, key))

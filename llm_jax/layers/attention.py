@@ -1,0 +1,66 @@
+"""Multi-head attention with its projections: grouped keys, rope, per-head norms, a cache; the door does the rest."""
+
+import dataclasses
+from typing import Any
+
+import jax
+from flax import nnx
+
+from llm_jax.layers import cache as kv
+from llm_jax.layers.dot_product import Implementation, Visibility, attend
+from llm_jax.layers.linear import Init, Linear
+from llm_jax.layers.norm import RMSNorm
+from llm_jax.layers.positions import rotate
+from llm_jax.parallel.rules import constrain
+
+
+@dataclasses.dataclass(frozen=True)
+class AttentionOptions:
+  """What does not change the parameters: scale of the scores (None: K ** -0.5), soft cap, dropout, implementation."""
+
+  scale: float | None = None
+  soft_cap: float | None = None
+  dropout: float = 0.0
+  implementation: Implementation = "auto"
+
+
+class Attention(nnx.Module):
+  """Self-attention (B, L, D) -> (B, L, D) in three steps that a remat policy can cut between: project, attend, out."""
+
+  def __init__(self, rngs: nnx.Rngs, width: int, heads: int, head_width: int, *, kv_heads: int | None = None,
+               bias: bool = True, out_bias: bool | None = None, qk_norm: dict[str, Any] | None = None,
+               init: Init | None = None, out_init: Init | None = None, options: AttentionOptions | None = None):
+    kv_heads = kv_heads or heads
+    self.options = options or AttentionOptions()
+    self.query = Linear(rngs, {"embed": width}, {"heads": heads, "head": head_width}, bias=bias, init=init)
+    self.key = Linear(rngs, {"embed": width}, {"kv_heads": kv_heads, "head": head_width}, bias=bias, init=init)
+    self.value = Linear(rngs, {"embed": width}, {"kv_heads": kv_heads, "head": head_width}, bias=bias, init=init)
+    self.out = Linear(rngs, {"heads": heads, "head": head_width}, {"embed": width},
+                      bias=bias if out_bias is None else out_bias, init=out_init or init)
+    self.query_norm = RMSNorm(rngs, head_width, axis="head", **qk_norm) if qk_norm is not None else None
+    self.key_norm = RMSNorm(rngs, head_width, axis="head", **qk_norm) if qk_norm is not None else None
+
+  def project(self, x_BLD: jax.Array, rotation: tuple[jax.Array, jax.Array] | None = None) -> tuple[jax.Array, ...]:
+    """-> q (B, L, H, K), k (B, L, G, K), v (B, L, G, K), normed and rotated."""
+    q, k, v = self.query(x_BLD), self.key(x_BLD), self.value(x_BLD)
+    if self.query_norm is not None and self.key_norm is not None:
+      q, k = self.query_norm(q), self.key_norm(k)
+    if rotation is not None:
+      q, k = rotate(q, *rotation), rotate(k, *rotation)
+    return (constrain(q, "batch", "length", "heads", "head"), constrain(k, "batch", "length", "kv_heads", "head"),
+            constrain(v, "batch", "length", "kv_heads", "head"))
+
+  def attend(self, q: jax.Array, k: jax.Array, v: jax.Array, visibility: Visibility, key: jax.Array | None = None) -> jax.Array:
+    """Through the door -> (B, L, H, K)."""
+    o = self.options
+    return attend(q, k, v, visibility, scale=o.scale, soft_cap=o.soft_cap, dropout_rate=o.dropout, key=key,
+                  implementation=o.implementation)
+
+  def __call__(self, x_BLD: jax.Array, visibility: Visibility, rotation: tuple[jax.Array, jax.Array] | None = None,
+               cache: kv.Cache | None = None, layer: jax.Array | int = 0,
+               key: jax.Array | None = None) -> tuple[jax.Array, kv.Cache | None]:
+    """-> (output (B, L, D), cache with this call's keys and values)."""
+    q, k, v = self.project(x_BLD, rotation)
+    if cache is not None:
+      k, v, cache = kv.write(cache, layer, k, v)
+    return self.out(self.attend(q, k, v, visibility, key)), cache

@@ -1,0 +1,40 @@
+"""Linear maps between named axes: `Linear(rngs, {'embed': D}, {'heads': H, 'head': K})` has a (D, H, K) kernel.
+
+The kernel is float32 and is cast to the dtype of the input; the bias is added in that dtype.
+"""
+
+import math
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from llm_jax.core.model import parameter
+
+Init = jax.nn.initializers.Initializer
+normal = jax.nn.initializers.normal
+
+
+def linear(x: jax.Array, kernel: jax.Array) -> jax.Array:
+  """(..., I) times (I, O) in the dtype of `x`."""
+  return x @ kernel.astype(x.dtype)
+
+
+class Linear(nnx.Module):
+  """x (..., *in) -> (..., *out); one contraction over all input axes."""
+
+  def __init__(self, rngs: nnx.Rngs, inputs: Mapping[str, int], outputs: Mapping[str, int], *, bias: bool = True,
+               init: Init | None = None):
+    self.inputs, self.outputs = tuple(inputs.values()), tuple(outputs.values())
+    init = init or normal(0.02)
+    self.kernel = parameter(rngs, self.inputs + self.outputs, tuple(inputs) + tuple(outputs), init)
+    self.bias = parameter(rngs, self.outputs, tuple(outputs), jax.nn.initializers.zeros) if bias else None
+
+  def __call__(self, x: jax.Array) -> jax.Array:
+    lead = x.shape[: x.ndim - len(self.inputs)]
+    rows, columns = math.prod(self.inputs), math.prod(self.outputs)
+    y = linear(x.reshape(*lead, rows), self.kernel[...].reshape(rows, columns))
+    if self.bias is not None:
+      y = y + self.bias[...].reshape(columns).astype(y.dtype)
+    return jnp.reshape(y, (*lead, *self.outputs))

@@ -1,0 +1,1 @@
+"""Loss schedulers: how a loss becomes a gradient."""
