@@ -1,0 +1,106 @@
+"""A train state as named arrays on disk, and back: the only file that talks to the array format (Orbax, TensorStore).
+
+The state is stored as a flat dict of dotted names ('params.blocks.mlp.kernel', 'opt_state.0.mu.embed.table') beside a
+table {name: shape, dtype}. So a mismatch is named before anything is read, parts can be read alone, arrays come back
+on whatever mesh is asked for, and no class of another library is part of the format. Typed random keys are stored as
+their data, arrays of size zero only in the table.
+"""
+
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import orbax.checkpoint as ocp
+
+from llm_jax.core.errors import CheckpointError, shorten
+from llm_jax.core.names import difference
+
+FOLDER = "state"  # of a step directory
+COMMIT_TIMEOUT = 3600  # seconds for all hosts to finish writing one step
+Table = dict[str, dict[str, Any]]
+
+
+def named_leaves(state: Any) -> dict[str, Any]:
+  """{dotted name: leaf} of a pytree, in its own order.
+
+  Raises:
+    ValueError: two leaves have one name.
+  """
+  leaves = jax.tree_util.tree_flatten_with_path(state)[0]
+  named = {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
+  if len(named) != len(leaves):
+    raise ValueError("two leaves of the state have the same dotted name")
+  return named
+
+
+def table_of(leaves: Mapping[str, Any]) -> Table:
+  """{name: {'shape', 'dtype'}} of arrays or ShapeDtypeStructs, as JSON."""
+  for name, leaf in leaves.items():
+    if not isinstance(leaf, jax.Array | jax.ShapeDtypeStruct):
+      raise TypeError(f"state leaf {name} is a {type(leaf).__name__}; a train state holds jax arrays")
+  return {name: {"shape": list(leaf.shape), "dtype": str(leaf.dtype)} for name, leaf in leaves.items()}
+
+
+def mismatch(saved: Table, wanted: Table, *, dtypes: bool = True, most: int = 4) -> str:
+  """One line: the names that are missing or unexpected, then the arrays of another shape or dtype; '' if none."""
+  parts = [difference(saved, wanted)]
+  show = lambda entry: f"{entry['dtype']}{entry['shape']}" if dtypes else str(entry["shape"])
+  other = [f"{n} is {show(saved[n])}, expected {show(wanted[n])}" for n in sorted(wanted)
+           if n in saved and show(saved[n]) != show(wanted[n])]
+  parts += [", ".join(other[:most]) + (f", ... ({len(other)} in all)" if len(other) > most else "")]
+  return "; ".join(p for p in parts if p)
+
+
+def stored_bytes(leaves: Mapping[str, Any]) -> int:
+  """Bytes that these arrays take on disk at most, with the format's own overhead."""
+  return int(1.02 * sum(leaf.nbytes for leaf in leaves.values())) + 4096 * (len(leaves) + 4)
+
+
+def make_writer() -> ocp.AsyncCheckpointer:
+  """An Orbax writer; uncompressed, because trained weights gain 8 % and the cores are the training's."""
+  return ocp.AsyncCheckpointer(ocp.PyTreeCheckpointHandler(use_compression=False), timeout_secs=COMMIT_TIMEOUT)
+
+
+def start_write(writer: ocp.AsyncCheckpointer, path: pathlib.Path, leaves: Mapping[str, jax.Array]) -> None:
+  """Copies the arrays off the devices, then writes them in the background; `writer.wait_until_finished()` ends it."""
+  arrays = {name: jax.random.key_data(leaf) if _is_key(leaf) else leaf for name, leaf in leaves.items() if leaf.size}
+  writer.save(path, args=ocp.args.PyTreeSave(arrays))
+
+
+def read(path: pathlib.Path, wanted: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, jax.Array]:
+  """The arrays named in `wanted` with its dtypes and shardings (none: this process's first device), same bits.
+
+  Names and shapes must have been compared before, see `mismatch`.
+
+  Raises:
+    CheckpointError: the files cannot be read.
+  """
+  place = {name: leaf.sharding or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+           for name, leaf in wanted.items()}
+  full = {name: leaf for name, leaf in wanted.items() if leaf.size}
+  plain = {name: jax.eval_shape(jax.random.key_data, leaf) if _is_key(leaf) else leaf for name, leaf in full.items()}
+  how = {name: ocp.ArrayRestoreArgs(restore_type=jax.Array, sharding=place[name], global_shape=leaf.shape,
+                                    dtype=leaf.dtype, strict=True) for name, leaf in plain.items()}
+  try:
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+      args = ocp.args.PyTreeRestore(item=plain, restore_args=how, partial_restore=True)
+      arrays = reader.restore(path, args=args) if plain else {}
+  except Exception as e:  # whatever the array library raises, the user gets one error
+    raise CheckpointError(f"{path} cannot be read: {first_line(e)}") from e
+  empty: Callable = lambda name: jax.device_put(jnp.zeros(wanted[name].shape, wanted[name].dtype), place[name])
+  return {name: _as_leaf(arrays[name], leaf) if name in full else empty(name) for name, leaf in wanted.items()}
+
+
+def first_line(error: BaseException) -> str:
+  """The first line of an error's text, for a message that stays on a screen."""
+  return shorten(next((line for line in str(error).splitlines() if line.strip()), type(error).__name__), 240)
+
+
+def _is_key(leaf: Any) -> bool:
+  return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _as_leaf(array: jax.Array, wanted: jax.ShapeDtypeStruct) -> jax.Array:
+  return jax.random.wrap_key_data(array, impl=wanted.dtype) if _is_key(wanted) else array
