@@ -171,7 +171,7 @@ class Checkpoints:
     path = self.directory / str(step)
     manifest = verified_manifest(path, "size" if step in self._verified else self.verify)
     wanted = stored_arrays.named_leaves(abstract_state)
-    wrong = stored_arrays.mismatch(manifest["arrays"], stored_arrays.table_of(wanted))
+    wrong = stored_arrays.mismatch(manifest["arrays"], stored_arrays.table_of(wanted), first="params.")
     if wrong:
       raise CheckpointError(f"checkpoint {step} does not fit this model and optimizer: {wrong}\n"
                             "  to take over what fits as a start, use --init_from (weights only) with a new --workdir")
@@ -219,11 +219,15 @@ class Checkpoints:
       self._fail(step, needed, e)
 
   def _retain(self) -> None:
+    """Deletes what need not stay. The step just sealed always does, so there is a good one at every instant."""
     steps = seal.steps(self.directory)
     stay = set(steps if self.keep is None else steps[-self.keep:]) | {self.best()}
-    for step in steps:
-      if step not in stay:
-        seal.discard(self.directory / str(step))
+    try:
+      for step in steps:
+        if step not in stay:
+          seal.discard(self.directory / str(step))
+    except OSError as e:
+      log.warning("%s: older checkpoints could not be deleted: %s", self.directory, e.strerror)
 
   def _fail(self, step: int, needed: int, error: Exception) -> None:
     """Records why a step could not be written, and frees the room that its remains take."""

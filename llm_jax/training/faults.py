@@ -25,7 +25,7 @@ HOST_KINDS = {
 LOSS_KINDS = {"nan": float("nan"), "spike": 1e4}
 
 
-class InjectedFault(RuntimeError):
+class InjectedFaultError(RuntimeError):
   """Stands for any bug in user code."""
 
 
@@ -74,4 +74,4 @@ def loss_scale(step: jax.Array) -> jax.Array | None:
 
 
 def _raise() -> None:
-  raise InjectedFault("injected by LLM_JAX_FAULT")
+  raise InjectedFaultError("injected by LLM_JAX_FAULT")

@@ -1,4 +1,4 @@
-"""Which steps of a checkpoint directory can be trusted: the newest good one, the best one, and what is wrong with others.
+"""Which steps of a checkpoint directory can be trusted: the newest good one, the best one, what is wrong with others.
 
 Read by the run that writes them and, at the same time, by others that only look (evaluation, generation): only the
 writer renames what is damaged.

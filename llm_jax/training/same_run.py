@@ -8,11 +8,11 @@ from typing import Any
 
 from llm_jax.core.errors import CheckpointError, shorten
 
-# Compared by dotted key. Data is compared by fingerprint (it covers sources, tokenizer and rules), so that a folder may move.
+# Dotted keys. Data is compared by its fingerprint (sources, tokenizer, rules), so that a folder may move.
 MUST_AGREE = r"^(model|optimizer|peft|tokenizer|data\.tokenizer|(data[._])?fingerprint)(\.|$)"
 # Of those, what may change in a resume: the schedule's lengths, and how the same numbers are computed.
-MAY_CHANGE = (r"^optimizer\.(schedule\.)?(steps|total_steps|until|decay_steps|warmup|warmup_steps|cooldown|cooldown_steps"
-              r"|decay_fraction|cooldown_fraction)$|^model\.(remat|scan|unroll|attention_path)$")
+MAY_CHANGE = (r"^optimizer\.(schedule\.)?(steps|total_steps|until|decay_steps|warmup|warmup_steps|cooldown"
+              r"|cooldown_steps|decay_fraction|cooldown_fraction)$|^model\.(remat|scan|attention)$")
 
 
 def check_same_run(saved: Mapping[str, Any], current: Mapping[str, Any], most: int = 6) -> list[str]:
@@ -27,7 +27,8 @@ def check_same_run(saved: Mapping[str, Any], current: Mapping[str, Any], most: i
     CheckpointError: model, tokenizer, data or optimizer differ; names the keys and both values.
   """
   old, new = flat(saved), flat(current)
-  refused, notes = [], []
+  refused: list[str] = []
+  notes: list[str] = []
   for key in sorted(old.keys() | new.keys()):
     if key not in old or key not in new:
       notes.append(f"{key}: {'not set' if key not in old else _show(old[key])} when saved, "

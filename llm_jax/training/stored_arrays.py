@@ -43,14 +43,19 @@ def table_of(leaves: Mapping[str, Any]) -> Table:
   return {name: {"shape": list(leaf.shape), "dtype": str(leaf.dtype)} for name, leaf in leaves.items()}
 
 
-def mismatch(saved: Table, wanted: Table, *, dtypes: bool = True, most: int = 4) -> str:
-  """One line: the names that are missing or unexpected, then the arrays of another shape or dtype; '' if none."""
-  parts = [difference(saved, wanted)]
+def mismatch(saved: Table, wanted: Table, *, dtypes: bool = True, first: str = "", most: int = 4) -> str:
+  """One line: the names that are missing or unexpected, then the arrays of another shape or dtype; '' if none.
+
+  first: a prefix; when names with it differ, only they are listed (the optimizer's arrays follow the parameters').
+  """
+  parts = [difference(saved, wanted, most)]
   show = lambda entry: f"{entry['dtype']}{entry['shape']}" if dtypes else str(entry["shape"])
   other = [f"{n} is {show(saved[n])}, expected {show(wanted[n])}" for n in sorted(wanted)
            if n in saved and show(saved[n]) != show(wanted[n])]
   parts += [", ".join(other[:most]) + (f", ... ({len(other)} in all)" if len(other) > most else "")]
-  return "; ".join(p for p in parts if p)
+  everything = "; ".join(p for p in parts if p)
+  under = lambda table: {n: entry for n, entry in table.items() if n.startswith(first)}
+  return (first and mismatch(under(saved), under(wanted), dtypes=dtypes, most=most)) or everything
 
 
 def stored_bytes(leaves: Mapping[str, Any]) -> int:

@@ -20,7 +20,8 @@ from typing import Any
 from llm_jax.core.errors import RestartError
 
 # Seconds that a phase may take; other phase names only say where the run is and keep the deadline of a step.
-PHASE_SECONDS = {"start": 3600.0, "compile": 3600.0, "restore": 3600.0, "save": 3600.0, "eval": 7200.0, "sample": 1800.0}
+PHASE_SECONDS = {"start": 3600.0, "compile": 3600.0, "restore": 3600.0, "save": 3600.0, "eval": 7200.0,
+                 "sample": 1800.0}
 
 
 class Watchdog:
