@@ -1,0 +1,92 @@
+"""Cross-entropy over a vocabulary that never holds the logits of all tokens.
+
+The hidden states go through the unembedding in chunks along the length, and the backward pass computes each chunk's
+logits again, so that the memory is that of one chunk, not of (B, L, V). Chunks run along the length because the batch
+axis may be split over devices. Everything is plain JAX under `jax.checkpoint`: any `unembed` works, closures over
+parameters that are being differentiated included, in any mode and to any order.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from llm_jax.core.errors import ConfigError
+
+CHUNK_BYTES = 256 * 2**20  # float32 logits that one device may hold at once under chunk='auto'
+
+
+def token_cross_entropy(hidden_BLD: jax.Array, unembed: Callable[[jax.Array], jax.Array], targets_BL: jax.Array, *,
+                        z_loss: float = 0.0, chunk: int | str = "auto", label_smoothing: float = 0.0,
+                        accuracy: bool = False) -> tuple[jax.Array, dict[str, jax.Array]]:
+  """-> (loss in nats per token (B, L), float32; extras, each (B, L), float32).
+
+  Args:
+    hidden_BLD: hidden states after the final norm.
+    unembed: (..., D) -> (..., V) logits of any float dtype; the loss is computed in float32.
+    targets_BL: integer class of each token. One outside 0 .. V-1 gives a finite value: weigh it with zero.
+    z_loss: adds z_loss * log(Z)^2 (Chowdhery et al. 2022, section 5).
+    chunk: tokens of the global batch whose logits are held at once; 'auto' holds CHUNK_BYTES per device, and all of
+      them, computed once, when they fit.
+    label_smoothing: mass spread evenly over the vocabulary (Szegedy et al. 2016, section 7).
+    accuracy: adds extras['accuracy'], 1 where the target has the highest logit.
+
+  extras: 'nll', the cross-entropy alone, when z_loss or label_smoothing is not zero; 'z_loss', its term, when not zero.
+
+  Raises:
+    ConfigError: chunk is neither 'auto' nor a positive number.
+  """
+  B, L, _ = hidden_BLD.shape
+  def losses(hidden: jax.Array, targets: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
+    return _losses(unembed(hidden), targets, z_loss, label_smoothing, accuracy)
+
+  vocab = jax.eval_shape(unembed, jax.ShapeDtypeStruct((B, 1, hidden_BLD.shape[-1]), hidden_BLD.dtype)).shape[-1]
+  columns = _columns(chunk, B, L, vocab)
+  if columns >= L:
+    return losses(hidden_BLD, targets_BL)
+  count = math.ceil(L / columns)
+  def fold(x: jax.Array) -> jax.Array:  # (B, L, ...) -> (chunks, B, columns, ...), the last chunk padded
+    x = jnp.pad(x, ((0, 0), (0, count * columns - L)) + ((0, 0),) * (x.ndim - 2))
+    return x.reshape(B, count, columns, *x.shape[2:]).swapaxes(0, 1)
+  def unfold(x: jax.Array) -> jax.Array:
+    return x.swapaxes(0, 1).reshape(B, count * columns)[:, :L]
+
+  body = jax.checkpoint(losses, prevent_cse=False)  # inside a scan nothing can be merged with the forward pass
+  _, parts = jax.lax.scan(lambda _, xs: (None, body(*xs)), None, (fold(hidden_BLD), fold(targets_BL)))
+  return jax.tree.map(unfold, parts)
+
+
+def _columns(chunk: int | str, batch: int, length: int, vocab: int) -> int:
+  """Tokens of each row in one chunk, evenly spread over the chunks."""
+  if chunk == "auto":
+    tokens = CHUNK_BYTES * jax.device_count() // (4 * vocab)
+  elif isinstance(chunk, int) and not isinstance(chunk, bool) and chunk > 0:
+    tokens = chunk
+  else:
+    raise ConfigError("config.objective.chunk", f"got {chunk!r}", accepted="'auto' or a positive number of tokens")
+  most = min(max(tokens // batch, 1), length)
+  return math.ceil(length / math.ceil(length / most))
+
+
+def _losses(logits: jax.Array, targets: jax.Array, z_loss: float, label_smoothing: float,
+            accuracy: bool) -> tuple[jax.Array, dict[str, Any]]:
+  """(..., V) logits and (...) targets -> loss and extras, each (...)."""
+  logits = logits.astype(jnp.float32)
+  log_z = jax.nn.logsumexp(logits, axis=-1)
+  # A comparison fused into a sum: no one-hot array, no gather across a split vocabulary, no scatter in the gradient.
+  is_target = jax.lax.broadcasted_iota(targets.dtype, logits.shape, logits.ndim - 1) == targets[..., None]
+  hit = jnp.where(is_target, logits, 0.0).sum(-1)
+  nll = loss = log_z - hit
+  extras = {}
+  if label_smoothing:
+    loss = (1.0 - label_smoothing) * nll + label_smoothing * (log_z - logits.mean(-1))
+  if z_loss:
+    extras["z_loss"] = z_loss * jnp.square(log_z)
+    loss = loss + extras["z_loss"]
+  if z_loss or label_smoothing:
+    extras["nll"] = nll
+  if accuracy:
+    extras["accuracy"] = (logits.argmax(-1) == targets).astype(jnp.float32)
+  return loss, extras
