@@ -11,6 +11,7 @@ function of config and seed, and is the same bit for bit after any number of kil
 
 import importlib
 import importlib.util
+import logging
 import math
 import numbers
 import os
@@ -36,10 +37,9 @@ KNOWN: dict[str, tuple[str, str]] = {
     "train/parameter_norm": ("", "L2 norm of all trained parameters"),
     "train/skipped_updates": ("updates", "updates skipped so far by the NaN and spike guard"),
     "train/tokens": ("tokens", "positions processed since step 0, padding included"),
-    "train/tokens_per_second": ("tokens/s", "positions processed per second, over all devices; wall-clock"),
-    "train/flops_per_second": ("FLOP/s", "model FLOPs per second over all devices, without recomputation; wall-clock"),
-    "train/mfu": ("", "model FLOP utilisation: FLOP/s over the devices' peak in bfloat16; absent on unknown devices; "
-                  "wall-clock"),
+    "train/tokens_per_second": ("tokens/s", "positions processed per second, over all devices"),
+    "train/flops_per_second": ("FLOP/s", "model FLOPs per second over all devices, without recomputation"),
+    "train/mfu": ("", "model FLOP utilisation: FLOP/s over the devices' peak in bfloat16; absent on unknown devices"),
     "eval/loss": ("nat/token", "mean loss over the evaluation set, without dropout"),
     "eval/bits_per_byte": ("bit/byte", "evaluation loss over the bytes of the text, comparable between tokenizers"),
     "eval/perplexity": ("", "exp(eval/loss); compare only between equal tokenizers"),
@@ -47,14 +47,14 @@ KNOWN: dict[str, tuple[str, str]] = {
     "curriculum/length": ("tokens", "length of the examples of this step"),
     "curriculum/batch": ("examples", "examples in the global batch of this step"),
     "curriculum/admit": ("", "admitted difficulty, 1 = every example"),
-    "time/data": ("s", "per step: the loop waits for the next batch; wall-clock"),
-    "time/dispatch": ("s", "per step: the host hands the step to the device; wall-clock"),
-    "time/device": ("s", "per step: the host waits for the device, so the rest of the step's time; wall-clock"),
-    "time/step": ("s", "per step: all of it, evaluation and checkpoints left out; wall-clock"),
-    "time/eval": ("s", "one evaluation; wall-clock"),
-    "time/checkpoint": ("s", "the loop is blocked by one checkpoint; wall-clock"),
-    "time/elapsed": ("s", "since this process began to train; starts again at a resume; wall-clock"),
-    "memory/device_peak": ("bytes", "most memory in use on the first device since the process began; wall-clock"),
+    "time/data": ("s", "per step: the loop waits for the next batch"),
+    "time/dispatch": ("s", "per step: the host hands the step to the device"),
+    "time/device": ("s", "per step: the host waits for the device, so the rest of the step's time"),
+    "time/step": ("s", "per step: all of it, evaluation and checkpoints left out"),
+    "time/eval": ("s", "one evaluation"),
+    "time/checkpoint": ("s", "the loop is blocked by one checkpoint"),
+    "time/elapsed": ("s", "since this process began to train; starts again at a resume"),
+    "memory/device_peak": ("bytes", "most memory in use on the first device since the process began"),
 }
 
 
@@ -176,8 +176,10 @@ def check_wandb(key: str = "config.wandb") -> None:
 
 def table() -> str:
   """Markdown table of the known metric names: the one in docs/metrics.md."""
-  lines = ["| name | unit | meaning |", "|---|---|---|"]
-  return "\n".join(lines + [f"| `{name}` | {unit} | {meaning} |" for name, (unit, meaning) in KNOWN.items()])
+  lines = ["| name | unit | meaning | repeats exactly |", "|---|---|---|---|"]
+  repeats = lambda name: "no, wall-clock" if is_wall_clock(name) else "yes"
+  return "\n".join(lines + [f"| `{name}` | {unit} | {meaning} | {repeats(name)} |"
+                            for name, (unit, meaning) in KNOWN.items()])
 
 
 class _TensorBoard:
@@ -188,6 +190,7 @@ class _TensorBoard:
 
   def write(self, step: int, values: Mapping[str, Any]) -> None:
     if self._writer is None:
+      logging.getLogger("tensorboardX.x2num").setLevel(logging.ERROR)  # it warns of each NaN, which a row may hold
       self._writer = importlib.import_module("tensorboardX").SummaryWriter(str(self.folder), purge_step=self._purge)
     for name, value in values.items():
       if not isinstance(value, str):

@@ -76,7 +76,7 @@ class JsonLines:
 
   def append(self, row: Mapping[str, Any]) -> None:
     """Writes one line and hands it to the operating system, so that killing this process does not lose it."""
-    line = json.dumps(row, allow_nan=False, ensure_ascii=False)
+    line = json.dumps(row, allow_nan=False)
     if self._file is None:
       self.keep(lambda row: True)
       self._file = open(self.path, "a", encoding="utf-8", newline="")  # noqa: SIM115
