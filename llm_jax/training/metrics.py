@@ -16,6 +16,7 @@ import math
 import numbers
 import os
 import pathlib
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -186,12 +187,16 @@ class _TensorBoard:
   """Event files, opened at the first row; a resume opens a new one that hides the steps it is about to write again."""
 
   def __init__(self, folder: pathlib.Path):
-    self.folder, self._writer, self._purge = folder, None, None
+    self.folder = folder
+    self._writer: Any = None
+    self._purge: int | None = None
 
   def write(self, step: int, values: Mapping[str, Any]) -> None:
     if self._writer is None:
       logging.getLogger("tensorboardX.x2num").setLevel(logging.ERROR)  # it warns of each NaN, which a row may hold
-      self._writer = importlib.import_module("tensorboardX").SummaryWriter(str(self.folder), purge_step=self._purge)
+      self._writer = importlib.import_module("tensorboardX").SummaryWriter(
+          str(self.folder), purge_step=self._purge,
+          filename_suffix=f".{time.time_ns()}")  # a file of the same second would be overwritten
     for name, value in values.items():
       if not isinstance(value, str):
         self._writer.add_scalar(name, value, step)

@@ -21,7 +21,7 @@ from llm_jax.training.panels import Line, Panel, panels
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 GREY, RED = "#8a8f98", "#b00020"
 MOST_POINTS = 2_000
-STYLE = {
+STYLE: Any = {  # matplotlib types these names one by one
     "font.size": 8.5, "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": "#9aa0a8",
     "axes.linewidth": 0.7, "axes.labelcolor": "#4a4f57", "axes.titlelocation": "left", "axes.titlesize": 10,
     "axes.titleweight": "bold", "axes.titlecolor": "#1d2129", "axes.titlepad": 9, "axes.grid": True,

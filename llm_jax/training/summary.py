@@ -129,10 +129,6 @@ def _median(rows: Sequence[Mapping[str, Any]], name: str) -> float | None:
 
 def _elapsed(rows: Sequence[Mapping[str, Any]]) -> float | None:
   """Seconds of all processes together: `time/elapsed` falls back towards 0 at each restart."""
-  total, before = 0.0, None
-  for row in rows:
-    now = row.get("time/elapsed")
-    if _finite(now):
-      total += now - before if before is not None and now >= before else now
-      before = now
-  return total if before is not None else None
+  times = [float(row["time/elapsed"]) for row in rows if _finite(row.get("time/elapsed"))]
+  gaps = [now - before if now >= before else now for before, now in zip([0.0, *times], times, strict=False)]
+  return sum(gaps) if times else None
