@@ -1,0 +1,137 @@
+"""Tokenizers: plug-ins whose `build(context, *, knobs)` returns a recipe, and what every trained tokenizer can do.
+
+A recipe says which documents it needs and trains on them; the tokenizer that comes out is lossless on text, never
+makes a special id from text, and saves itself into a folder, so that a run's workdir can generate without its data.
+"""
+
+import abc
+import functools
+import json
+import pathlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Literal, Protocol
+
+import numpy as np
+
+from llm_jax.core import plugins
+from llm_jax.core.errors import DataError
+from llm_jax.data.fingerprint import bytes_digest, digest, write_atomically
+
+ROOM = "data/tokenizers"
+INFO = "tokenizer_info.json"
+SPECIALS = ("bos", "eos", "eod", "pad", "unk", "cls", "sep", "mask")  # the roles that the rest of the code asks for
+
+
+class Tokenizer(abc.ABC):
+  """A trained tokenizer.
+
+  kind: the plug-in that made it; vocab_size: V, all ids are in [0, V); special: {role: id} for the roles it has, of
+  `SPECIALS`. Text never encodes to a special id, and special ids decode to nothing.
+  """
+
+  kind: str
+  vocab_size: int
+  special: dict[str, int]
+
+  @abc.abstractmethod
+  def encode(self, text: str) -> np.ndarray:
+    """(n,) int32 ids of `text`, no special ids added. DataError if the text cannot be written in this vocabulary."""
+
+  @abc.abstractmethod
+  def decode(self, ids: Sequence[int] | np.ndarray) -> str:
+    """The text; `decode(encode(text)) == text`. A torn UTF-8 character shows as U+FFFD."""
+
+  @abc.abstractmethod
+  def files(self) -> dict[str, bytes]:
+    """{file name: content} from which the plug-in's `restore` makes the same tokenizer."""
+
+  @functools.cached_property
+  @abc.abstractmethod
+  def token_bytes(self) -> np.ndarray:
+    """(V,) int32: UTF-8 bytes of text that each id stands for, 0 for special ids; their sum is the text's length."""
+
+  def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
+    """`encode` of each text; faster where the library has threads."""
+    return [self.encode(text) for text in texts]
+
+  @property
+  def begin_of_document(self) -> int | None:
+    """Id put in front of a document: bos, or None."""
+    return self.special.get("bos")
+
+  @property
+  def end_of_document(self) -> int | None:
+    """Id put behind a document: eod, else eos, else None."""
+    return self.special.get("eod", self.special.get("eos"))
+
+  @functools.cached_property
+  def fingerprint(self) -> str:
+    """Changes when any text could encode differently."""
+    return digest(self.kind, {name: bytes_digest(content) for name, content in self.files().items()})
+
+  def save(self, folder: pathlib.Path) -> None:
+    """Writes the tokenizer's files into `folder`; `load(folder)` reads them back."""
+    for name, content in self.files().items():
+      write_atomically(folder / name, content)
+    info = {"kind": self.kind, "fingerprint": self.fingerprint, "files": sorted(self.files())}
+    write_atomically(folder / INFO, json.dumps(info).encode())
+
+
+class Recipe(Protocol):
+  """What a tokenizer plug-in's `build` returns.
+
+  needs: the documents that `train` wants: 'nothing', 'train' (the training split) or 'all'; key: names recipe and
+  knobs, so that a trained tokenizer can be found again.
+  """
+
+  needs: Literal["nothing", "train", "all"]
+  key: str
+
+  def train(self, texts: Iterable[str]) -> Tokenizer: ...
+
+
+def load(folder: pathlib.Path) -> Tokenizer:
+  """The tokenizer that `save` wrote into `folder`.
+
+  Raises:
+    DataError: there is none, or it is damaged.
+  """
+  try:
+    info = json.loads((folder / INFO).read_bytes())
+    files = {name: (folder / pathlib.PurePath(name).name).read_bytes() for name in info["files"]}
+    kind, expected = info["kind"], info["fingerprint"]
+  except (OSError, ValueError, KeyError, TypeError) as e:
+    raise DataError(f"no readable tokenizer in {folder} ({e})") from e
+  if expected != digest(kind, {name: bytes_digest(content) for name, content in files.items()}):
+    raise DataError(f"the tokenizer in {folder} is damaged: its files do not have the recorded fingerprint")
+  return plugins.find(ROOM, kind, "tokenizer.kind").restore(files)
+
+
+def place_specials(roles: Sequence[str], first: int) -> dict[str, int]:
+  """{role: id}, ids counted up from `first`."""
+  return {role: first + i for i, role in enumerate(roles)}
+
+
+def without(ids: Sequence[int] | np.ndarray, special: Mapping[str, int], vocab_size: int) -> np.ndarray:
+  """`ids` as an array, special ids left out.
+
+  Raises:
+    DataError: an id outside the vocabulary.
+  """
+  array = np.asarray(ids, np.int64).reshape(-1)
+  if array.size and (array.min() < 0 or array.max() >= vocab_size):
+    outside = array[(array < 0) | (array >= vocab_size)][0]
+    raise DataError(f"token id {outside} is not in the vocabulary of {vocab_size}")
+  return array[~np.isin(array, list(special.values()))]
+
+
+def chunks(text: str, size: int) -> Iterator[str]:
+  """`text` cut into pieces of at most `size` characters, after a newline where there is one in the second half."""
+  start = 0
+  while start < len(text):
+    end = min(start + size, len(text))
+    if end < len(text):
+      newline = text.rfind("\n", start + size // 2, end)
+      end = newline + 1 if newline >= 0 else end
+    yield text[start:end]
+    start = end

@@ -1,0 +1,148 @@
+"""A Hugging Face `tokenizer.json`, read with the `tokenizers` package (an optional dependency).
+
+Roles are read from `tokenizer_config.json` and `special_tokens_map.json` beside it where they exist, else from the
+usual spellings. Nothing is downloaded and no code of the folder runs.
+"""
+
+import functools
+import json
+import pathlib
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal
+
+import numpy as np
+
+from llm_jax.core.errors import ConfigError, DataError
+from llm_jax.data.fingerprint import bytes_digest, digest
+from llm_jax.data.tokenizers import SPECIALS, Tokenizer, without
+
+USUAL = {
+    "bos": ("<s>", "<bos>", "<|begin_of_text|>", "<|endoftext|>"),
+    "eos": ("</s>", "<eos>", "<|end_of_text|>", "<|endoftext|>"),
+    "pad": ("<pad>", "[PAD]", "<|finetune_right_pad_id|>"),
+    "unk": ("<unk>", "[UNK]"), "cls": ("[CLS]", "<cls>"), "sep": ("[SEP]", "<sep>"), "mask": ("[MASK]", "<mask>"),
+}
+
+
+def build(context: Any, *, path: str, special: dict | None = None) -> "_Recipe":
+  """A tokenizer from a Hugging Face checkpoint folder.
+
+  Args:
+    path: a tokenizer.json file, or the folder that holds it.
+    special: {role: token}, e.g. {'eod': '<|endoftext|>'}; added to, and winning over, what the folder says.
+  """
+  file = pathlib.Path(path)
+  file = file / "tokenizer.json" if file.is_dir() else file
+  if not file.is_file():
+    raise ConfigError("config.data.tokenizer.path", f"no tokenizer.json at {path}")
+  content = file.read_bytes()
+  known = _tokens(_parse(content, str(file)))
+  roles = _roles_of_folder(file.parent) | dict(special or {})
+  for role, token in roles.items():
+    if role in (special or {}) and (role not in SPECIALS or token not in known):
+      raise ConfigError(f"config.data.tokenizer.special.{role}", f"got {token!r}",
+                        accepted=f"roles {', '.join(SPECIALS)}; tokens of {file}")
+  for role, spellings in USUAL.items():
+    roles.setdefault(role, next((t for t in spellings if t in known), None))
+  return _Recipe(content, {role: known[t] for role, t in sorted(roles.items()) if role in SPECIALS and t in known})
+
+
+class _Recipe:
+  needs: Literal["nothing"] = "nothing"
+
+  def __init__(self, content: bytes, special: dict[str, int]):
+    self._content, self._special = content, special
+    self.key = digest("hub", bytes_digest(content), special)
+
+  def train(self, texts: Iterable[str]) -> "HubTokenizer":
+    return HubTokenizer(self._content, self._special)
+
+
+class HubTokenizer(Tokenizer):
+  """Wraps `tokenizers.Tokenizer`; lossless where that tokenizer is (byte-level BPE is, WordPiece is not)."""
+
+  kind = "hub"
+
+  def __init__(self, content: bytes, special: dict[str, int]):
+    self._content, self.special = content, special
+    self._tokenizer = _library().Tokenizer.from_str(content.decode())
+    self._tokenizer.no_truncation()
+    self._tokenizer.no_padding()
+    self._tokenizer.encode_special_tokens = True  # '<|endoftext|>' in a document is text, not an instruction
+    self.vocab_size = max(self._tokenizer.get_vocab(with_added_tokens=True).values()) + 1
+
+  def encode(self, text: str) -> np.ndarray:
+    return np.asarray(self._tokenizer.encode(text, add_special_tokens=False).ids, np.int32)
+
+  def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
+    return [np.asarray(e.ids, np.int32) for e in self._tokenizer.encode_batch(list(texts), add_special_tokens=False)]
+
+  def decode(self, ids: Sequence[int] | np.ndarray) -> str:
+    return self._tokenizer.decode(without(ids, self.special, self.vocab_size).tolist(), skip_special_tokens=False)
+
+  def files(self) -> dict[str, bytes]:
+    return {"tokenizer.json": self._content, "special_ids.json": json.dumps(self.special, sort_keys=True).encode()}
+
+  @functools.cached_property
+  def token_bytes(self) -> np.ndarray:
+    """Exact for byte-level BPE and for pieces with U+2581 and <0xNN>; for lossy tokenizers the piece's own length."""
+    byte_level = '"ByteLevel"' in self._content.decode()
+    special, added = set(self.special.values()), set(self._tokenizer.get_added_tokens_decoder())
+    lengths = np.zeros(self.vocab_size, np.int32)
+    for piece, i in self._tokenizer.get_vocab(with_added_tokens=True).items():
+      if i in special:
+        continue
+      if i in added:
+        lengths[i] = len(piece.encode())
+      elif byte_level:
+        lengths[i] = len(piece)  # the byte alphabet of GPT-2: one character per byte
+      elif re.fullmatch(r"<0x[0-9A-F]{2}>", piece):
+        lengths[i] = 1
+      else:
+        lengths[i] = len(piece.removeprefix("##").replace("▁", " ").encode())
+    return lengths
+
+
+def restore(files: dict[str, bytes]) -> HubTokenizer:
+  """The tokenizer from its saved files."""
+  return HubTokenizer(files["tokenizer.json"], json.loads(files["special_ids.json"]))
+
+
+def _library() -> Any:
+  try:
+    import tokenizers
+  except ImportError as e:
+    raise ConfigError("config.data.tokenizer.name", "'hub' needs the package tokenizers",
+                      accepted="pip install 'llm_jax[hub]'") from e
+  return tokenizers
+
+
+def _parse(content: bytes, where: str) -> dict[str, Any]:
+  library = _library()
+  try:
+    library.Tokenizer.from_str(content.decode())
+    return json.loads(content)
+  except Exception as e:  # the library raises plain Exception for a file that it cannot read
+    raise DataError(f"{where}: not a tokenizer.json ({str(e).splitlines()[0]})") from e
+
+
+def _tokens(spec: dict[str, Any]) -> dict[str, int]:
+  """{token: id} of the added tokens and, for maps, of the whole vocabulary."""
+  vocab = spec.get("model", {}).get("vocab", {})
+  pieces = dict(vocab) if isinstance(vocab, dict) else {row[0]: i for i, row in enumerate(vocab)}
+  return pieces | {t["content"]: t["id"] for t in spec.get("added_tokens", [])}
+
+
+def _roles_of_folder(folder: pathlib.Path) -> dict[str, Any]:
+  """{role: token} from the configuration files beside tokenizer.json."""
+  roles = {}
+  for name in ("special_tokens_map.json", "tokenizer_config.json"):
+    if (folder / name).is_file():
+      spec = json.loads((folder / name).read_bytes())
+      for role in SPECIALS:
+        token = spec.get(f"{role}_token")
+        token = token.get("content") if isinstance(token, dict) else token
+        if isinstance(token, str):
+          roles[role] = token
+  return roles
