@@ -85,7 +85,8 @@ class Checkpoints:
              "config_sha256": seal.json_hash(extra.get("config")), "arrays": stored_arrays.table_of(leaves),
              "versions": {name: importlib.metadata.version(name) for name in ("jax", "flax", "orbax-checkpoint")}}
     needed = stored_arrays.stored_bytes(leaves)
-    decision = _from_first_process(lambda: self._prepare(step, needed, extra))
+    extra_json = json.dumps(dict(extra), indent=1)  # now: the caller may change it while the arrays are written
+    decision = _from_first_process(lambda: self._prepare(step, needed))
     if decision == GO:
       try:
         self._writer = self._writer or stored_arrays.make_writer()
@@ -94,7 +95,7 @@ class Checkpoints:
         self._fail(step, needed, e)
         decision = FAILED
     if decision == GO:
-      self._thread = threading.Thread(target=self._finish, args=(step, needed, about), name="seal")
+      self._thread = threading.Thread(target=self._finish, args=(step, needed, about, extra_json), name="seal")
       self._thread.start()
       if not self.asynchronous:
         self._join()
@@ -191,7 +192,7 @@ class Checkpoints:
 
   # On process 0: before the arrays are written, after they are, and when that fails.
 
-  def _prepare(self, step: int, needed: int, extra: Mapping[str, Any]) -> int:
+  def _prepare(self, step: int, needed: int) -> int:
     try:
       if (self.directory / str(step)).is_dir():
         return SEALED_ALREADY
@@ -200,18 +201,18 @@ class Checkpoints:
       if shutil.disk_usage(self.directory).free < needed:
         raise OSError(errno.ENOSPC, "not enough free space")
       self._saving(step).mkdir()
-      replace_text(self._saving(step) / EXTRA, json.dumps(dict(extra), indent=1))
       return GO
     except OSError as e:
       self._fail(step, needed, e)
       return FAILED
 
-  def _finish(self, step: int, needed: int, about: dict[str, Any]) -> None:
+  def _finish(self, step: int, needed: int, about: dict[str, Any], extra_json: str) -> None:
     """In a thread: waits until all processes have written, then seals and deletes what need not stay."""
     try:
       assert self._writer is not None
       self._writer.wait_until_finished()
       if jax.process_index() == 0:
+        replace_text(self._saving(step) / EXTRA, extra_json)
         seal.seal(self._saving(step), self.directory / str(step), about)
         self._verified.add(step)
         self._retain()
