@@ -17,7 +17,7 @@ import numbers
 import os
 import pathlib
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from llm_jax.core.errors import ConfigError
@@ -132,18 +132,24 @@ class MetricsWriter:
     if self.primary:
       self._samples.append({"step": int(step), "prompt": prompt, "text": text})
 
-  def truncate_after(self, step: int) -> int:
+  def truncate_after(self, step: int, again: Collection[str] = ()) -> int:
     """Drops rows and samples of steps later than `step`, and a torn last line; returns how many rows were dropped.
 
     TensorBoard is told to hide what it holds of later steps. W&B cannot forget: it shows the later value of a step.
+
+    Args:
+      step: the step of the checkpoint that was restored.
+      again: side work of that same step that is about to be done again, 'evaluate' and 'sample': a process that was
+        killed may have written it already, so it is dropped too.
 
     Raises:
       DataError: a damaged line in the middle of a file.
     """
     if not self.primary:
       return 0
-    dropped = self._metrics.keep(lambda row: row.get("step", 0) <= step)
-    self._samples.keep(lambda row: row.get("step", 0) <= step)
+    redone = lambda row: "evaluate" in again and any(name.startswith("eval/") for name in row)
+    dropped = self._metrics.keep(lambda row: row["step"] < step or (row["step"] == step and not redone(row)))
+    self._samples.keep(lambda row: row["step"] < step or (row["step"] == step and "sample" not in again))
     for mirror in self._mirrors:
       mirror.truncate_after(step)
     return dropped

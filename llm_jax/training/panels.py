@@ -62,9 +62,9 @@ LOOKS: dict[str, Look] = {
     "bits_per_byte": Look("Bits per byte", "bit per byte", log=True, noisy=True),
     "learning_rate": Look("Learning rate", zero=True),
     "gradient_norm": Look("Gradient norm", "L2, before clipping", log=True, noisy=True),
-    "tokens_per_second": Look("Throughput", "tokens per second", zero=True),
-    "mfu": Look("Model FLOP utilisation", "% of peak", zero=True, scale=100.0),
-    STEP_TIME: Look("Step time", "ms per step"),
+    "tokens_per_second": Look("Throughput", "tokens per second", zero=True, noisy=True),
+    "mfu": Look("Model FLOP utilisation", "% of peak", zero=True, noisy=True, scale=100.0),
+    STEP_TIME: Look("Step time"),
     "accuracy": Look("Accuracy", "%", noisy=True, scale=100.0),
     "length": Look("Sequence length", "tokens", zero=True),
     "batch": Look("Global batch", "examples", zero=True),
@@ -135,11 +135,11 @@ def _step_time(metrics: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Panel | 
     return None
   median = {part: float(np.nanmedian(values)) for part, (_, values) in parts.items()}
   whole = sum(median.values()) or 1.0
-  lines = tuple(Line(f"{part} {percent(median[part] / whole)}", steps, values * 1e3)
+  scale, unit = (1.0, "s per step") if whole > 2 else (1e3, "ms per step")
+  lines = tuple(Line(f"{part} {percent(median[part] / whole)}", steps, values * scale)
                 for part, (steps, values) in parts.items())
   alike = all(np.array_equal(line.steps, lines[0].steps) for line in lines)
-  look = LOOKS[STEP_TIME]
-  return Panel(look.title, look.unit, lines, stacked=alike, zero=True)
+  return Panel(LOOKS[STEP_TIME].title, unit, lines, stacked=alike, zero=True)
 
 
 def _plans(schedules: Mapping[str, Mapping[str, Any]], plans: Mapping[str, Line]) -> list[Panel]:

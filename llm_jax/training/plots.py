@@ -52,8 +52,10 @@ def draw(panel: Panel) -> Figure:
     else:
       _draw_lines(axes, panel)
     axes.margins(x=0.015)
-    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x / 1e6:g}M" if abs(x) >= 1e6 else f"{x:,.0f}"))
+    if axes.get_xlim()[1] - axes.get_xlim()[0] < 1:  # a single step
+      axes.set_xlim(axes.get_xlim()[0] - 1, axes.get_xlim()[1] + 1)
     labels = axes.get_legend_handles_labels()[1]
     if len(labels) > 1 or labels not in ([], ["train"], ["planned"]):
       few = sum(map(len, labels)) + 4 * len(labels) + 1.4 * len(panel.title) < 75
@@ -102,7 +104,7 @@ def _draw_stack(axes: Axes, panel: Panel) -> None:
   total = y.sum(axis=0)
   top = min(total.max(), 1.5 * np.median(total))  # a first step that compiles must not hide the rest
   axes.set_ylim(0, top * 1.1 or 1)
-  axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
+  axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: tick(v)))
 
 
 def _scale(axes: Axes, panel: Panel) -> None:
@@ -143,12 +145,17 @@ def thin(steps: np.ndarray, values: np.ndarray, most: int = MOST_POINTS) -> tupl
 
 
 def moving_average(values: np.ndarray, width: int | None = None) -> np.ndarray:
-  """Centred mean over `width` neighbours (a fiftieth of all, at least 5), over fewer at both ends."""
+  """Centred mean over `width` neighbours (a fiftieth of all, at least 5).
+
+  At the start, where a loss is steep, the window shrinks on both sides; at the end, where it is flat, on the right
+  only, so that the last value is not a single one.
+  """
   half = (width or max(5, len(values) // 50)) // 2
   sums = np.concatenate([[0.0], np.cumsum(values)])
   at = np.arange(len(values))
-  reach = np.minimum(np.minimum(at, len(values) - 1 - at), half)
-  return (sums[at + reach + 1] - sums[at - reach]) / (2 * reach + 1)
+  first = at - np.minimum(at, half)
+  last = np.minimum(at + np.minimum(at, half), len(values) - 1)
+  return (sums[last + 1] - sums[first]) / (last + 1 - first)
 
 
 def svg(figure: Figure) -> str:

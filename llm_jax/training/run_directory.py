@@ -5,13 +5,14 @@ JSON Lines file (metrics.jsonl, samples.jsonl) grows by one line per append; a k
 readers leave out and the next opening repairs. docs/metrics.md lists the files and what each holds.
 """
 
+import errno
 import json
 import os
 import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from llm_jax.core.errors import DataError
+from llm_jax.core.errors import DataError, LlmJaxError
 
 CONFIG, MACHINE, DATA = "config.json", "machine.json", "data.json"
 PARAMETERS, SCHEDULES, STATUS = "parameters.json", "schedules.json", "status.json"
@@ -64,7 +65,7 @@ def _finite(value: Any) -> Any:
 
 
 class JsonLines:
-  """An append-only file of one JSON object per line.
+  """An append-only file of one JSON object per line, each with the `step` that it belongs to.
 
   Opening it (on the first append) repairs a torn last line: one that is complete but lacks its newline is kept,
   anything else is cut off.
@@ -75,13 +76,22 @@ class JsonLines:
     self._file: Any = None
 
   def append(self, row: Mapping[str, Any]) -> None:
-    """Writes one line and hands it to the operating system, so that killing this process does not lose it."""
-    line = json.dumps(row, allow_nan=False)
-    if self._file is None:
-      self.keep(lambda row: True)
-      self._file = open(self.path, "a", encoding="utf-8", newline="")  # noqa: SIM115
-    self._file.write(line + "\n")
-    self._file.flush()
+    """Hands one line to the operating system, so that killing this process does not lose it.
+
+    Raises:
+      LlmJaxError: the disk refused it (full, read-only); the file can be appended to again once it does not.
+    """
+    line = (json.dumps(row, allow_nan=False) + "\n").encode("utf-8")
+    try:
+      if self._file is None:
+        self.keep(lambda row: True)
+        self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115
+      if self._file.write(line) != len(line):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    except OSError as e:
+      self.close()  # the next append repairs what is torn
+      raise LlmJaxError(f"{self.path}: a line of {len(line)} bytes could not be written: {e.strerror}\n"
+                        "  with room for it, the same command resumes from the last checkpoint") from e
 
   def sync(self) -> None:
     """Waits until the lines are on the disk, so that losing power does not lose them."""
@@ -130,7 +140,7 @@ def _lines(path: pathlib.Path) -> tuple[list[tuple[str, dict[str, Any]]], bool]:
     if row is None:
       damaged = damaged or number
     elif damaged:
-      raise DataError(f"{path}:{damaged}: not a JSON object, and complete lines follow it\n"
+      raise DataError(f"{path}:{damaged}: not a JSON object with a step, and complete lines follow it\n"
                       "  to go on without that line, delete it")
     else:
       found.append((raw.decode("utf-8"), row))
@@ -142,4 +152,4 @@ def _row(raw: bytes) -> dict[str, Any] | None:
     row = json.loads(raw.decode("utf-8"))
   except ValueError:
     return None
-  return row if isinstance(row, dict) else None
+  return row if isinstance(row, dict) and isinstance(row.get("step"), int) else None

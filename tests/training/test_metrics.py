@@ -32,6 +32,13 @@ def test_a_row_comes_back_bit_for_bit(tmp_path):
   assert np.float32(row["train/loss"]) == np.float32(0.1)
 
 
+def test_a_row_is_there_for_others_as_soon_as_it_is_written(tmp_path):
+  with MetricsWriter(tmp_path, tensorboard=False) as writer:
+    for step in (1, 2):
+      writer.write(step, {"train/loss": 1.0})
+      assert len(metrics.rows(tmp_path)) == step
+
+
 def test_a_number_that_json_has_no_word_for_is_null_for_others_and_itself_for_us(tmp_path):
   with MetricsWriter(tmp_path, tensorboard=False) as writer:
     writer.write(1, {"train/loss": float("nan"), "eval/loss": -math.inf, "train/mfu": 0.5})
@@ -92,6 +99,42 @@ def test_truncation_takes_samples_too_and_counts_rows(tmp_path):
     assert writer.truncate_after(1) == 4
   assert [row["step"] for row in metrics.rows(tmp_path)] == [1, 1]
   assert metrics.samples(tmp_path) == [{"step": 1, "prompt": "To be", "text": " or not\nto be \u2028 \x00 ü"}]
+
+
+def test_side_work_that_is_done_again_at_a_resume_is_not_there_twice(tmp_path):
+  def side_work(writer):
+    writer.write(2, {"eval/loss": 1.0, "time/eval": 0.1})
+    writer.write_sample(2, "a", "b")
+
+  with MetricsWriter(tmp_path, tensorboard=False) as writer:
+    writer.write(1, {"eval/loss": 2.0})
+    writer.write(2, {"train/loss": 1.0})
+    for _ in range(3):  # killed after the side work, twice
+      writer.truncate_after(2, again=["evaluate", "sample"])
+      side_work(writer)
+    writer.truncate_after(2)
+  assert [list(row)[1] for row in metrics.rows(tmp_path)] == ["eval/loss", "train/loss", "eval/loss"]
+  assert len(metrics.samples(tmp_path)) == 1
+
+
+def test_a_full_disk_is_named_and_leaves_a_file_that_can_go_on(tmp_path):
+  limited = """
+import resource, signal, sys
+from llm_jax.core.errors import LlmJaxError
+from llm_jax.training.metrics import MetricsWriter
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+with MetricsWriter(sys.argv[1], tensorboard=False) as writer:
+  try:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
+    for step in range(1, 100): writer.write(step, {"train/loss": 1 / step})
+  except LlmJaxError as e:
+    print(e)
+  resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+  for step in range(step, 100): writer.write(step, {"train/loss": 1 / step})
+"""
+  done = subprocess.run([sys.executable, "-c", limited, str(tmp_path)], capture_output=True, text=True, check=True)
+  assert "metrics.jsonl" in done.stdout and "could not be written" in done.stdout
+  assert [row["step"] for row in metrics.rows(tmp_path)] == list(range(1, 100))
 
 
 WRITER_IN_A_LOOP = """
@@ -182,7 +225,7 @@ def test_a_document_is_old_or_new_and_damage_is_named(tmp_path):
   run_directory.write_document(tmp_path, "data.json", {"a": float("nan"), "b": [1, math.inf]})
   assert run_directory.read_document(tmp_path, "data.json") == {"a": "nan", "b": [1, "inf"]}
   with pytest.raises(TypeError):
-    JsonLines(tmp_path / "x.jsonl").append({"a": object()})
+    JsonLines(tmp_path / "x.jsonl").append({"step": 1, "a": object()})
   (tmp_path / "data.json").write_text("{")
   with pytest.raises(DataError, match=r"data\.json"):
     run_directory.read_document(tmp_path, "data.json")

@@ -110,8 +110,9 @@ def test_thinning_keeps_the_ends_and_every_spike():
   assert np.array_equal(values[steps], thinned) and (np.diff(steps) > 0).all()
 
 
-def test_the_moving_average_keeps_a_straight_line():
-  assert np.allclose(plots.moving_average(np.arange(200.0), 9), np.arange(200.0))
+def test_the_moving_average_keeps_a_straight_line_and_does_not_end_in_a_single_value():
+  assert np.allclose(plots.moving_average(np.arange(200.0), 9)[:-4], np.arange(196.0))
+  assert plots.moving_average(np.eye(200)[-1], 9)[-1] == pytest.approx(1 / 5)
 
 
 @pytest.mark.parametrize("value, text", [(0, "0"), (6e-4, "6e-4"), (1.5e-5, "1.5e-5"), (0.25, "0.25"), (35_000, "35k"),
