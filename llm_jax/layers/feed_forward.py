@@ -3,6 +3,7 @@
 from functools import partial
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 from llm_jax.core.errors import unknown_name
@@ -10,11 +11,14 @@ from llm_jax.layers.linear import Init, Linear
 from llm_jax.parallel.rules import constrain
 
 # Names as in Hugging Face configs: 'gelu' is the exact form (erf), 'gelu_new' and 'gelu_pytorch_tanh' the tanh form.
+EXACT, TANH = partial(jax.nn.gelu, approximate=False), partial(jax.nn.gelu, approximate=True)
 ACTIVATIONS = {
-    "gelu": partial(jax.nn.gelu, approximate=False), "gelu_new": partial(jax.nn.gelu, approximate=True),
-    "gelu_pytorch_tanh": partial(jax.nn.gelu, approximate=True), "gelu_fast": partial(jax.nn.gelu, approximate=True),
-    "relu": jax.nn.relu, "silu": jax.nn.silu, "swish": jax.nn.silu, "tanh": jax.nn.tanh,
+    "gelu": EXACT, "gelu_python": EXACT, "gelu_new": TANH, "gelu_pytorch_tanh": TANH, "gelu_python_tanh": TANH,
+    "gelu_fast": TANH, "gelu_accurate": TANH, "gelu_10": lambda x: jnp.clip(EXACT(x), -10, 10),
     "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
+    "relu": jax.nn.relu, "relu2": lambda x: jnp.square(jax.nn.relu(x)), "relu6": jax.nn.relu6,
+    "leaky_relu": jax.nn.leaky_relu, "silu": jax.nn.silu, "swish": jax.nn.silu, "mish": jax.nn.mish,
+    "hardswish": jax.nn.hard_swish, "tanh": jnp.tanh, "sigmoid": jax.nn.sigmoid, "linear": lambda x: x,
 }
 
 

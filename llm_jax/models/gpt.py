@@ -17,6 +17,7 @@ from llm_jax.core.model import Model, stack
 from llm_jax.core.output import Output
 from llm_jax.layers import cache as kv
 from llm_jax.layers import decoding
+from llm_jax.layers import heads as output_heads
 from llm_jax.layers import stack as layer_stack
 from llm_jax.layers.attention import Attention, AttentionOptions
 from llm_jax.layers.block import Block
@@ -24,8 +25,7 @@ from llm_jax.layers.dot_product import Implementation, Visibility
 from llm_jax.layers.dropout import dropout, split
 from llm_jax.layers.embedding import Embedding
 from llm_jax.layers.feed_forward import FeedForward, activation
-from llm_jax.layers.heads import ChoiceHead, LastTokenHead
-from llm_jax.layers.linear import Linear, normal
+from llm_jax.layers.linear import normal
 from llm_jax.layers.norm import LayerNorm
 from llm_jax.parallel.rules import constrain
 
@@ -50,9 +50,10 @@ class GPTConfig:
   scale_by_layer: bool = False  # Hugging Face's scale_attn_by_inverse_layer_idx
   scale_attention: bool = True
   tied: bool = True
-  head: Literal["lm", "sequence", "token", "double", "none"] = "lm"
+  head: output_heads.Head = "lm"
   labels: int = 2
   pad_token: int | None = None
+  carried: str = "{}"  # JSON of config.json keys that change no number (token ids, names of labels)
   dtype: str = "float32"
   remat: str = "none"
   scan: bool = True
@@ -88,34 +89,38 @@ class GPT(nnx.Module):
     self.positions = Embedding(rngs, config.positions, config.width, axis="positions", dtype=jnp.dtype(config.dtype))
     self.blocks = stack(lambda r: _block(r, config), config.depth, rngs)
     self.final_norm = LayerNorm(rngs, config.width, epsilon=config.epsilon) if config.norms == "pre" else None
-    self.head = None if config.tied else Linear(rngs, {"embed": config.width}, {"vocab": config.vocab_size}, bias=False)
-    self.classifier: nnx.Module | None = None
-    if config.head == "sequence":
-      self.classifier = LastTokenHead(rngs, config.width, config.labels, config.pad_token)
-    elif config.head == "token":
-      self.classifier = Linear(rngs, {"embed": config.width}, {"labels": config.labels})
-    elif config.head == "double":
-      self.classifier = ChoiceHead(rngs, config.width)
+    self.head = output_heads.lm_head(rngs, config.head, config.width, config.vocab_size, config.tied)
+    self.classifier = output_heads.classifier(rngs, config.head, config.width, config.labels, config.pad_token)
 
   def __call__(self, input_ids: jax.Array, *, attention_mask: jax.Array | None = None,
-               position_ids: jax.Array | None = None, segment_ids: jax.Array | None = None,
-               mc_token_ids: jax.Array | None = None, cache: kv.Cache | None = None, key: jax.Array | None = None,
+               token_type_ids: jax.Array | None = None, position_ids: jax.Array | None = None,
+               segment_ids: jax.Array | None = None, mc_token_ids: jax.Array | None = None,
+               cache: kv.Cache | None = None, key: jax.Array | None = None,
                output_hidden_states: bool = False) -> Output:
     """input_ids (B, L), the other arrays too; see layers/decoding.py for their meaning.
 
-    mc_token_ids: (B, C) with input_ids (B, C, L), for the double head of GPT-1: where each choice is read.
+    token_type_ids: tokens whose embedding is added (GPT-1's and GPT-2's way to mark parts). With the double head,
+    input_ids and attention_mask are (B, C, L) and mc_token_ids (B, C) says where each choice is read (default: at its
+    end).
     """
-    if mc_token_ids is not None:
-      return self._choices(input_ids, mc_token_ids, key)
+    if self.config.head == "double":
+      return self._choices(input_ids, attention_mask, mc_token_ids, key)
+    return self._forward(input_ids, attention_mask, token_type_ids, position_ids, segment_ids, cache, key,
+                         output_hidden_states)
+
+  def _forward(self, input_ids, attention_mask=None, token_type_ids=None, position_ids=None, segment_ids=None,
+               cache=None, key=None, output_hidden_states=False) -> Output:
     inputs = decoding.prepare(input_ids, attention_mask, position_ids, segment_ids, cache)
     embed_key, layers_key = split(key, 2)
     x = self.tokens(input_ids) + self.positions(inputs.positions)
+    x = x if token_type_ids is None else x + self.tokens(token_type_ids)
     x = constrain(dropout(x, self.config.embed_dropout, embed_key), "batch", "length", "width")
     x, cache, hidden_states = self._layers(x, inputs, layers_key, output_hidden_states)
     x = x if self.final_norm is None else self.final_norm(x)
     if hidden_states is not None:
       hidden_states = (*hidden_states, x)
-    return self._output(x, input_ids, cache, hidden_states)
+    return output_heads.output(self.config.head, self.classifier, x, input_ids, self.unembed, cache=cache,
+                               hidden_states=hidden_states)
 
   def _layers(self, x, inputs: decoding.DecoderInputs, key, collect: bool):
     config = self.config
@@ -133,19 +138,11 @@ class GPT(nnx.Module):
     cache = None if cache is None else kv.advance(cache, x.shape[1])
     return x, cache, None if kept is None else tuple(kept)
 
-  def _output(self, x, input_ids, cache, hidden_states) -> Output:
-    config = self.config
-    common = dict(hidden=x, cache=cache, hidden_states=hidden_states)
-    if config.head == "sequence":
-      return Output(scores=self.classifier(x, input_ids), **common)
-    if config.head == "token":
-      return Output(scores=self.classifier(x), **common)
-    return Output(unembed=None if config.head == "none" else self.unembed, **common)
-
-  def _choices(self, input_ids_BCL, mc_token_ids, key) -> Output:
+  def _choices(self, input_ids_BCL, mask_BCL, mc_token_ids, key) -> Output:
     B, C, L = input_ids_BCL.shape
-    flat = self(input_ids_BCL.reshape(B * C, L), key=key)
-    hidden = flat.hidden.reshape(B, C, L, -1)
+    mask = None if mask_BCL is None else mask_BCL.reshape(B * C, L)
+    hidden = jnp.asarray(self._forward(input_ids_BCL.reshape(B * C, L), mask, key=key).hidden).reshape(B, C, L, -1)
+    mc_token_ids = jnp.full((B, C), L - 1) if mc_token_ids is None else mc_token_ids
     return Output(hidden=hidden, unembed=self.unembed, extra={"mc_logits": self.classifier(hidden, mc_token_ids)})
 
   def unembed(self, hidden: jax.Array) -> jax.Array:
@@ -208,11 +205,12 @@ def build(vocab_size: int, length: int, *, variant: str = "124m", width: int | N
   """
   if variant not in VARIANTS:
     raise unknown_name("config.model.variant", variant, list(VARIANTS))
-  given = dict(width=width, depth=depth, heads=heads, hidden=hidden, positions=positions, act=act, norms=norms, band=band)
+  given = dict(width=width, depth=depth, heads=heads, hidden=hidden, act=act, norms=norms, band=band)
   sizes = VARIANTS[variant] | {k: v for k, v in given.items() if v is not None}
   sizes["positions"] = positions or max(sizes.get("positions", 1024), length)
   if sizes["positions"] < length:
     raise ConfigError("config.model.positions", f"{positions} positions for rows of {length} tokens",
                       accepted=f"at least {length}")
-  return from_config(GPTConfig(vocab_size=vocab_size, embed_dropout=dropout, residual_dropout=dropout, attention_dropout=dropout,
-                               tied=tied, dtype=dtype, remat=remat, scan=scan, attention=attention, **sizes))
+  return from_config(GPTConfig(vocab_size=vocab_size, embed_dropout=dropout, residual_dropout=dropout,
+                               attention_dropout=dropout, tied=tied, dtype=dtype, remat=remat, scan=scan,
+                               attention=attention, **sizes))

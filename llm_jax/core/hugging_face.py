@@ -1,0 +1,253 @@
+"""The words in which a models/ file says how its Hugging Face folders read: tensors, layouts, keys of config.json.
+
+A family's table maps our dotted names to theirs, and serves both directions. Our leaves are stacked over layers; theirs
+carry the layer in the name, so a template has one `{placeholder}` per stacked axis:
+
+    linear("blocks.feed_forward.up", "model.layers.{layer}.mlp.up_proj")   # a kernel and a bias, if the model has them
+
+`hub/` reads these tables and knows no architecture.
+"""
+
+import dataclasses
+import json
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from llm_jax.core.errors import ConfigError, unknown_name
+from llm_jax.core.model import Model
+from llm_jax.core.plugins import check_type
+
+Shapes = Sequence[tuple[int, ...]]
+Arrays = tuple[np.ndarray, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Tensor:
+  """One of their tensors per layer, and how it becomes ours.
+
+  name: template with one placeholder per stacked axis of ours; load(theirs, shapes of ours for one layer) -> ours;
+  save(ours) -> theirs. Several of ours share one of theirs when it is fused. Axes are never guessed from sizes.
+  """
+
+  name: str
+  load: Callable[[np.ndarray, Shapes], Arrays]
+  save: Callable[[Arrays], np.ndarray]
+
+
+Names = dict[str | tuple[str, ...], Tensor]  # {our name, or names of a fused tensor: their tensor}
+
+
+def same(ours: str, theirs: str, axes: tuple[int, ...] | None = None) -> Names:
+  """The same array on both sides; `axes`: permutation that takes theirs to ours (convolutions)."""
+  back = None if axes is None else tuple(int(i) for i in np.argsort(axes))
+  turn = lambda x, order: x if order is None else np.transpose(x, order)
+  return {ours: Tensor(theirs, lambda x, shapes: (turn(x, axes),), lambda parts: turn(parts[0], back))}
+
+
+def vector(ours: str | tuple[str, ...], theirs: str) -> Names:
+  """A bias or scale, flat on their side: (H * K,) for our (H, K); several of ours lie one after the other."""
+  return {ours: Tensor(theirs, lambda x, shapes: _columns(x[None], shapes, 0), lambda parts: _matrix(parts, 0)[0])}
+
+
+def matrix(ours: str | tuple[str, ...], theirs: str, *, inputs: int = 1, transposed: bool = True) -> Names:
+  """A kernel, a matrix on their side; several of ours lie one after the other along its outputs.
+
+  Args:
+    ours: kernel of shape (*in, *out). theirs: the template.
+    inputs: how many leading axes of ours are inputs; a kernel (H, K, D) has two.
+    transposed: True: theirs is (out, in) as in torch.nn.Linear; False: (in, out) as in GPT-2's Conv1D.
+  """
+  turn = (lambda x: x.T) if transposed else (lambda x: x)
+  return {ours: Tensor(theirs, lambda x, shapes: _columns(turn(x), shapes, inputs),
+                       lambda parts: turn(_matrix(parts, inputs)))}
+
+
+def linear(ours: str | Sequence[str], theirs: str, *, inputs: int = 1, transposed: bool = True) -> Names:
+  """`kernel` and `bias` of our modules against `weight` and `bias` of theirs; a fused module takes several of ours."""
+  modules = (ours,) if isinstance(ours, str) else tuple(ours)
+  key = lambda leaf: f"{modules[0]}.{leaf}" if len(modules) == 1 else tuple(f"{m}.{leaf}" for m in modules)
+  return (matrix(key("kernel"), f"{theirs}.weight", inputs=inputs, transposed=transposed)
+          | vector(key("bias"), f"{theirs}.bias"))
+
+
+def norm(ours: str, theirs: str) -> Names:
+  """`scale` and `bias` against `weight` and `bias`."""
+  return vector(f"{ours}.scale", f"{theirs}.weight") | vector(f"{ours}.bias", f"{theirs}.bias")
+
+
+def embedding(ours: str, theirs: str) -> Names:
+  """A table (count, width), the same on both sides."""
+  return same(f"{ours}.embedding", f"{theirs}.weight")
+
+
+def _columns(x_IO: np.ndarray, shapes: Shapes, inputs: int) -> Arrays:
+  """Cuts the columns among ours; a matrix of any other size is an error, not a silent reshape."""
+  widths = [math.prod(s[inputs:]) for s in shapes]
+  if x_IO.shape != (math.prod(shapes[0][:inputs]), sum(widths)):
+    raise ValueError("does not fit")
+  return tuple(part.reshape(s) for part, s in zip(np.split(x_IO, np.cumsum(widths)[:-1], axis=1), shapes))
+
+
+def _matrix(parts: Arrays, inputs: int) -> np.ndarray:
+  return np.concatenate([p.reshape(math.prod(p.shape[:inputs]), -1) for p in parts], axis=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+  """How folders of these model types read and are written. A models/ file declares one as `HUGGING_FACE`.
+
+  model_types: values of config.json's `model_type`; config: our config class, with fields `head`, `labels` and `dtype`;
+  build: config -> Model; config_from_hf and config_to_hf: config.json's dict to our config and back; names: config ->
+  table, whose rows count only where the model has the parameter; prefix: config -> what their backbone's names start
+  with in this class ('' for a bare model); prefixes: every such prefix, so that a folder may use another or none;
+  ignored: regular expressions of tensors that are no parameters (mask buffers); tied: {their name: the tensor that it
+  repeats}, absent or duplicated when tied; untie: config -> config with a head of its own; heads: our names that start
+  so belong to a head, which a folder of another head may lack.
+  """
+
+  model_types: tuple[str, ...]
+  config: type
+  build: Callable[[Any], Model]
+  config_from_hf: Callable[[Mapping[str, Any]], Any]
+  config_to_hf: Callable[[Any], dict[str, Any]]
+  names: Callable[[Any], Names]
+  prefix: Callable[[Any], str] = lambda config: ""
+  prefixes: tuple[str, ...] = ()
+  ignored: tuple[str, ...] = ()
+  tied: Callable[[Any], Mapping[str, str]] = lambda config: {}
+  untie: Callable[[Any], Any] = lambda config: config
+  heads: tuple[str, ...] = ("head.", "classifier.")
+
+
+# Keys of every config.json about the folder, training or generation, that change no number of a forward pass.
+DESCRIPTIVE = frozenset("""
+_attn_implementation _attn_implementation_autoset _commit_hash _experts_implementation _name_or_path architectures
+attention_dropout attention_probs_dropout_prob attn_implementation attn_pdrop auto_map bad_words_ids
+begin_suppress_tokens bos_token_id cache_implementation chunk_size_feed_forward classifier_dropout
+cross_attention_hidden_size decoder_start_token_id diversity_penalty do_sample dtype early_stopping embd_pdrop
+encoder_no_repeat_ngram_size eos_token_id exponential_decay_length_penalty finetuning_task forced_bos_token_id
+forced_eos_token_id gradient_checkpointing hidden_dropout hidden_dropout_prob id2label initializer_factor
+initializer_range initializer_std is_decoder is_encoder_decoder label2id length_penalty mask_token_id max_length
+min_length model_max_length model_type name_or_path no_repeat_ngram_size num_beam_groups num_beams num_labels
+num_return_sequences output_attentions output_hidden_states output_router_logits output_scores pad_token_id prefix
+pretraining_tp problem_type pruned_heads remove_invalid_values repetition_penalty resid_pdrop return_dict
+return_dict_in_generate sep_token_id suppress_tokens task_specific_params temperature tf_legacy_loss
+tie_encoder_decoder tokenizer_class top_k top_p torch_dtype torchscript transformers_version typical_p unk_token_id
+use_bfloat16 use_cache use_return_dict
+""".split())  # noqa: SIM905
+# Of a key nobody here knows, what its name says: these words are about arithmetic, and such a key is refused.
+ARITHMETIC = re.compile(r"attn|attention|rope|rotary|norm|scal|multipl|parallel|bias|expert|moe|cap|window|residual|"
+                        r"activation|(^|_)act(_|$)|layer|alibi|quant|mlp|embed|head|hidden|position|factor|clip|sparse")
+CARRIED = ("bos_token_id", "eos_token_id", "pad_token_id", "id2label", "label2id", "problem_type")
+
+
+class ConfigReader:
+  """A config.json read key by key: each key is used, known to change no number, or refused.
+
+  Args:
+    hf: the parsed config.json. defaults: what Hugging Face's config class takes for absent keys.
+  """
+
+  def __init__(self, hf: Mapping[str, Any], defaults: Mapping[str, Any]):
+    self.hf, self.defaults = hf, defaults
+    self.used: set[str] = set()
+
+  def __call__(self, key: str, kind: Any, *aliases: str) -> Any:
+    """The value of `key`, of an alias, or the class's default.
+
+    Raises:
+      ConfigError: a value that is not of type `kind`.
+    """
+    self.used |= {key, *aliases}
+    for name in (key, *aliases):
+      if name in self.hf:
+        return check_type(self.hf[name], kind, f"config.json: {name}")
+    return self.defaults.get(key)
+
+  def only(self, key: str, *accepted: Any) -> None:
+    """Refuses any value of `key` but these; the first is the default.
+
+    Raises:
+      ConfigError: with the values that are supported.
+    """
+    self.used.add(key)
+    if self.hf.get(key, accepted[0]) not in accepted:
+      raise ConfigError(f"config.json: {key}", f"{self.hf[key]!r} is not supported",
+                        accepted=" or ".join(json.dumps(a) for a in accepted))
+
+  def finish(self, harmless: Iterable[str] = ()) -> None:
+    """Refuses keys that were not read, are set, and by their name may change the numbers.
+
+    Raises:
+      ConfigError: naming the key.
+    """
+    for key in sorted(set(self.hf) - self.used - DESCRIPTIVE - set(harmless)):
+      if self.hf[key] not in (None, False, "", [], {}) and ARITHMETIC.search(key):
+        raise ConfigError(f"config.json: {key}", f"{self.hf[key]!r} is not supported by this model type",
+                          accepted="the key absent, null or false")
+
+  def carried(self) -> str:
+    """JSON of the keys that change no number but that a saved folder should keep: token ids, names of labels."""
+    return json.dumps({k: self.hf[k] for k in CARRIED if self.hf.get(k) is not None}, sort_keys=True)
+
+
+def head_of(hf: Mapping[str, Any], heads: Mapping[str, str]) -> str:
+  """Our head for config.json's `architectures`; 'lm' when it names none.
+
+  Raises:
+    ConfigError: a class that is not in `heads`.
+  """
+  given = hf.get("architectures") or []
+  if not given:
+    return "lm"
+  if given[0] not in heads:
+    raise unknown_name("config.json: architectures", given[0], list(heads), what="class")
+  return heads[given[0]]
+
+
+def architecture_of(head: str, heads: Mapping[str, str]) -> str:
+  """Their class for our head.
+
+  Raises:
+    ConfigError: no class of this model type has it.
+  """
+  for name, ours in heads.items():
+    if ours == head:
+      return name
+  raise unknown_name("config.model.head", head, sorted(set(heads.values())), what="head for Hugging Face")
+
+
+def labels_of(hf: Mapping[str, Any]) -> int:
+  """Number of labels: length of `id2label`, else `num_labels`, else 2."""
+  return len(hf["id2label"]) if hf.get("id2label") else int(hf.get("num_labels") or 2)
+
+
+def description(config: Any, architecture: str, model_type: str) -> dict[str, Any]:
+  """The keys of config.json that say what the folder is: class, labels, and what was carried from the folder read."""
+  carried = json.loads(config.carried)
+  if len(carried.get("id2label") or {}) != config.labels or config.head not in ("sequence", "token"):
+    carried = {k: v for k, v in carried.items() if k not in ("id2label", "label2id")}
+  said = dict(model_type=model_type, architectures=[architecture]) | carried
+  if config.head in ("sequence", "token"):
+    said.setdefault("id2label", {str(i): f"LABEL_{i}" for i in range(config.labels)})
+    said["num_labels"] = config.labels
+  return said
+
+
+def checked_round_trip(config: Any, hf: dict[str, Any], family: Family, ignore: Sequence[str]) -> dict[str, Any]:
+  """`hf` if reading it gives `config` back.
+
+  Raises:
+    ConfigError: the config has something that Hugging Face's class cannot say; names the fields.
+  """
+  again = dataclasses.asdict(family.config_from_hf(hf))
+  lost = [k for k, v in dataclasses.asdict(config).items() if k not in ignore and again[k] != v]
+  if lost:
+    raise ConfigError("config.model", f"a {hf['model_type']} folder cannot say " +
+                      ", ".join(f"{k}={getattr(config, k)!r}" for k in lost),
+                      accepted="the published architecture; use our own checkpoints for this one")
+  return hf

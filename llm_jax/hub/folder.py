@@ -1,0 +1,199 @@
+"""A Hugging Face folder as a model, its parameters and its tokenizer, and back.
+
+What a model type's config.json and tensors mean is said by the models/ file that declares it (core/hugging_face.py);
+this file finds that file, reads and writes. No code of a folder ever runs: `auto_map` and Python files are passed over.
+"""
+
+import dataclasses
+import functools
+import importlib
+import json
+import os
+import pathlib
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from llm_jax.core.errors import ConfigError, nearest_name, unknown_name
+from llm_jax.core.hugging_face import Family
+from llm_jax.core.model import Model
+from llm_jax.core.plugins import ROOT
+from llm_jax.core.types import Key, Params
+from llm_jax.hub import safetensors_files, tensor_names
+from llm_jax.hub.tokenizer import HubTokenizer, find_tokenizer
+
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+@functools.cache
+def families() -> tuple[Family, ...]:
+  """What every models/ file that declares `HUGGING_FACE` says; adding a file adds a family."""
+  files = [p.stem for p in sorted((ROOT / "models").glob("*.py"))
+           if re.search(r"^HUGGING_FACE\b.*=", p.read_text("utf-8"), re.MULTILINE)]
+  return tuple(importlib.import_module(f"llm_jax.models.{stem}").HUGGING_FACE for stem in files)
+
+
+def family_of_type(model_type: Any) -> Family:
+  """The family that reads this `model_type`.
+
+  Raises:
+    ConfigError: none does; lists those that are read.
+  """
+  for family in families():
+    if model_type in family.model_types:
+      return family
+  known = [t for f in families() for t in f.model_types]
+  raise unknown_name("config.json: model_type", model_type, known, what="architecture")
+
+
+def family_of_config(config: Any) -> Family:
+  """The family whose config class this is.
+
+  Raises:
+    ConfigError: Hugging Face has no such architecture.
+  """
+  for family in families():
+    if type(config) is family.config:
+      return family
+  raise ConfigError("config.model", f"{type(config).__name__} has no form in Hugging Face's folders",
+                    accepted=", ".join(f.config.__name__ for f in families()))
+
+
+def load(folder: str | os.PathLike, *, dtype: str = "float32", head: str | None = None, labels: int | None = None,
+         key: Key | None = None, place: Callable[[str, np.ndarray], jax.Array] | None = None,
+         **settings: Any) -> tuple[Model, Params, HubTokenizer | None]:
+  """Model, parameters (float32) and tokenizer of a folder; the tokenizer is None where there is no tokenizer.json.
+
+  Args:
+    folder: config.json and model.safetensors, or shards with their index.
+    dtype: compute type of the model.
+    head: another head than config.json's: 'lm', 'sequence', 'token', 'question', 'none' ...; what the folder lacks of
+      it is drawn from `key`, and what it has of other heads is left behind.
+    labels: number of labels of that head.
+    key: random key for a new head; jax.random.key(0) when not given.
+    place: (name, array) -> jax.Array, to put each parameter where it belongs, e.g. with a sharding.
+    settings: other fields of the architecture's config that change no parameter: remat, scan, attention.
+
+  Raises:
+    ConfigError: config.json says something that is not supported.
+    CheckpointError: no safetensors, damaged files, or tensors that are not the architecture's; names them.
+  """
+  folder = pathlib.Path(folder)
+  family, config = read_config(folder / "config.json")
+  config = _changed(config, dict(dtype=dtype) | ({} if head is None else dict(head=head))
+                    | ({} if labels is None else dict(labels=labels)) | settings)
+  weights = safetensors_files.Weights(folder)
+  config = _untied_if_file_says(config, family, weights)
+  model = family.build(config)
+  params = _read_params(model, family, weights, None if head is None else (key or jax.random.key(0)))
+  place = place or (lambda name, array: jnp.asarray(array))
+  return model, {name: place(name, params.pop(name)) for name in sorted(params)}, find_tokenizer(folder)
+
+
+def read_config(path: pathlib.Path) -> tuple[Family, Any]:
+  """The family of a config.json and its config in our words.
+
+  Raises:
+    ConfigError: an unknown architecture, or a key that is not supported; names the file and the key.
+  """
+  given = safetensors_files.read_json(path)
+  try:
+    family = family_of_type(given.get("model_type"))
+    return family, family.config_from_hf(given)
+  except ConfigError as e:
+    raise ConfigError(f"{path.parent}/{e.key}", e.problem, accepted=e.accepted, nearest=e.nearest) from None
+
+
+def _changed(config: Any, changes: Mapping[str, Any]) -> Any:
+  fields = [f.name for f in dataclasses.fields(config)]
+  for name in changes:
+    if name not in fields:
+      raise ConfigError(f"hub.load: {name}", f"not a field of {type(config).__name__}",
+                        nearest=nearest_name(name, fields))
+  return dataclasses.replace(config, **changes)
+
+
+def _untied_if_file_says(config: Any, family: Family, weights: Mapping[str, np.ndarray]) -> Any:
+  """A file may hold a tied tensor again, and it may differ: then it is the one to use, as transformers 5 does."""
+  if not getattr(config, "tied", False):
+    return config
+  by_suffix = lambda name: [n for n in weights if n == name or name.endswith(f".{n}") or n.endswith(f".{name}")]
+  for copy, original in family.tied(config).items():
+    bare = next((original.removeprefix(p) for p in family.prefixes if original.startswith(p)), original)
+    copies, originals = by_suffix(copy), by_suffix(bare)
+    if copies and originals and not np.array_equal(weights[copies[0]], weights[originals[0]]):
+      return family.untie(config)
+  return config
+
+
+def _read_params(model: Model, family: Family, weights: safetensors_files.Weights,
+                 new_head: Key | None) -> dict[str, np.ndarray]:
+  config = model.config
+  wanted = tensor_names.places(family.names(config), model.shapes)
+  tied = family.tied(config) if getattr(config, "tied", False) else {}
+  found, unexpected = tensor_names.match(weights, wanted, family, tied, family.prefix(config))
+  for copy, original in tied.items():
+    if copy in found and original not in found:  # only the copy is there: the tensor under its other name
+      found[original] = found[copy]
+  missing = set(wanted) - set(found)
+  params: dict[str, np.ndarray] = {}
+  if new_head is not None:
+    backbone = {p for p in family.prefixes if p}
+    unexpected = [n for n in unexpected if any(n.startswith(p) for p in backbone)]
+    fresh = {name for target in missing for name in wanted[target][0] if name.startswith(family.heads)}
+    missing = {t for t in missing if not set(wanted[t][0]) <= fresh}
+    drawn = model.init(new_head) if fresh else {}
+    params = {name: np.asarray(drawn[name]) for name in fresh}
+  tensor_names.complain(missing, unexpected, weights.folder)
+  return params | tensor_names.to_params(weights, found, wanted, model.shapes)
+
+
+def save(folder: str | os.PathLike, model: Model, params: Params, tokenizer: Any = None, *, dtype: str = "float32",
+         max_shard_bytes: int = 5_000_000_000) -> None:
+  """Writes config.json, safetensors (with an index when sharded) and the tokenizer's files, as transformers reads them.
+
+  Args:
+    folder: made if it is not there.
+    model: of an architecture that Hugging Face has. params: exactly the model's.
+    tokenizer: anything with `save(folder)`, or None.
+    dtype: of the stored tensors: float32, bfloat16 or float16.
+    max_shard_bytes: largest weight file.
+
+  Raises:
+    ConfigError: the architecture or one of its settings has no form there.
+    CheckpointError: the folder holds other weights already.
+  """
+  if dtype not in DTYPES:
+    raise unknown_name("hub.save: dtype", dtype, DTYPES, what="dtype")
+  model.bind(params)  # exactly the model's names
+  family = family_of_config(model.config)
+  said = family.config_to_hf(model.config) | dict(torch_dtype=dtype)
+  wanted = tensor_names.places(family.names(model.config), model.shapes)
+  folder = pathlib.Path(folder)
+  folder.mkdir(parents=True, exist_ok=True)
+  stored = jnp.dtype(dtype)
+  make = lambda name: tensor_names.to_tensor(name, params, wanted).astype(stored)
+  prefix = family.prefix(model.config)
+  written = {as_saved(name, prefix, family): name for name in wanted}
+  sizes = {name: _count(wanted[ours], model.shapes) * stored.itemsize for name, ours in written.items()}
+  safetensors_files.write(folder, sizes, lambda name: make(written[name]), max_shard_bytes)
+  (folder / "config.json").write_text(json.dumps(said, indent=2, sort_keys=True) + "\n", "utf-8")
+  if tokenizer is not None:
+    tokenizer.save(folder)
+
+
+def as_saved(name: str, prefix: str, family: Family) -> str:
+  """The name that a saved folder gives a tensor of the table: the prefix of its class, or none."""
+  for p in family.prefixes:
+    if name.startswith(p):
+      return prefix + name.removeprefix(p)
+  return name
+
+
+def _count(place: tensor_names.Place, shapes: Mapping[str, Any]) -> int:
+  ours, _, index = place
+  return sum(int(np.prod(shapes[o].shape[len(index):])) for o in ours)

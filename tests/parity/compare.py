@@ -1,0 +1,246 @@
+"""Compares this project with recorded outputs of Hugging Face models: `python tests/parity/compare.py FOLDER`.
+
+FOLDER holds one folder per case: config.json, model.safetensors, reference.npz (in.*, out.*, valid.*) and meta.json
+(gradient norms); config_v4.json is the same config in the keys of transformers 4. A folder with encodings.json is a
+tokenizer. For every case: load with hub.load, outputs and hidden states, loss, gradients, greedy generation, the older
+config, and a saved folder whose tensors equal the loaded ones by name. Prints a row per case; exits 1 if any failed.
+"""
+
+import argparse
+import json
+import pathlib
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from losses import LOSSES
+from safetensors.numpy import load_file
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
+
+from llm_jax import hub
+from llm_jax.core.errors import LlmJaxError
+from llm_jax.hub import folder as hub_folder
+from llm_jax.hub import tensor_names
+
+ATOL, RTOL = 1e-4, 2e-5
+NOT_MODEL_INPUTS = ("labels", "mc_labels", "start_positions", "end_positions", "next_sentence_label")
+
+
+class Case:
+  """One recorded case: `inputs`, `expected` and `valid` are the parts of reference.npz, without their prefixes."""
+
+  def __init__(self, folder: pathlib.Path):
+    self.folder, self.name = folder, folder.name
+    self.meta = json.loads((folder / "meta.json").read_text()) if (folder / "meta.json").is_file() else {}
+    with np.load(folder / self.meta.get("reference", "reference.npz")) as arrays:
+      part = lambda prefix: {k[len(prefix):]: arrays[k] for k in arrays.files if k.startswith(prefix)}
+      self.inputs, self.expected, self.valid = part("in."), part("out."), part("valid.")
+    self.config = json.loads((folder / "config.json").read_text())
+
+  @property
+  def architecture(self) -> str:
+    return (self.config.get("architectures") or [self.meta.get("class", "")])[0]
+
+
+def differences(case: Case, got: dict[str, np.ndarray]) -> Iterator[str]:
+  """A line for every output that is absent, has another shape, or is out of tolerance at a valid position."""
+  for name, want in case.expected.items():
+    if name.startswith("generate."):
+      continue
+    if name not in got:
+      yield f"{name}: not produced"
+      continue
+    value = np.asarray(got[name])
+    if value.shape != want.shape:
+      yield f"{name}: shape {value.shape}, expected {want.shape}"
+      continue
+    a, b = (value[case.valid[name]], want[case.valid[name]]) if name in case.valid else (value, want)
+    error = np.abs(a.astype(np.float64) - b)
+    if not np.isfinite(a.astype(np.float64)).all() or (error > ATOL + RTOL * np.abs(b)).any():
+      yield f"{name}: off by {np.nanmax(error):.1e}"
+
+
+LOSS_NAMES = ("loss", "lm_loss", "mc_loss")
+
+
+def outputs(case: Case, model, params) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+  """(every recorded output, gradient of the loss or {}), from one call of the model."""
+  wanted = [name for name in case.expected if not name.startswith("generate.")]
+  rule = next((r for ending, r in LOSSES.items() if case.architecture.endswith(ending)), None)
+  if "loss" in wanted and rule is None:
+    raise LookupError(f"no loss rule for {case.architecture}")
+
+  def forward(params):
+    output = call(case, model, params)
+    found = rule(output, case.inputs, case.config) if "loss" in wanted else {}
+    for name in set(wanted) - set(LOSS_NAMES):
+      stem, _, index = name.partition(".")
+      value = output[{"last_hidden_state": "hidden"}.get(stem, stem)]
+      found[name] = value[int(index)] if index else value
+    return found.get("loss", 0.0), found
+  if "loss" not in wanted:
+    return jax.device_get(jax.jit(forward)(params)[1]), {}
+  (_, found), grads = jax.device_get(jax.jit(jax.value_and_grad(forward, has_aux=True))(params))
+  return found, grads
+
+
+def call(case: Case, model, params):
+  """The model's output for the recorded inputs."""
+  inputs = {k: jnp.asarray(v) for k, v in case.inputs.items() if k not in NOT_MODEL_INPUTS}
+  if any(name.startswith("hidden_states") for name in case.expected):
+    inputs["output_hidden_states"] = True
+  return model.apply(params, **inputs)
+
+
+def gradients(case: Case, model, grads: dict[str, np.ndarray]) -> Iterator[str]:
+  """Norms of the loss's gradient, by their parameter names."""
+  want = case.meta.get("grad_norm") or {}
+  if not want:
+    return
+  if not all(np.isfinite(g).all() for g in grads.values()):
+    yield "gradient: not finite"
+  norms = hub_tensors(model, grads, lambda array: float(np.linalg.norm(array.astype(np.float64))))
+  for copy, original in hub_folder.family_of_config(model.config).tied(model.config).items():
+    if copy in want and original in norms:  # recorded under the other of its two names
+      want[original] = want.pop(copy)
+  for name, norm in norms.items():
+    if name not in want:
+      yield f"gradient of {name}: recorded nowhere"
+    elif abs(norm - want.pop(name)) > 1e-4 + 1e-3 * norm:
+      yield f"gradient of {name}: norm {norm:.6f} differs"
+  yield from (f"gradient of {name}: not produced" for name in want)
+
+
+def hub_tensors(model, params, f: Callable[[np.ndarray], object]) -> dict[str, object]:
+  """f of each tensor under the name that a saved folder gives it."""
+  family = hub_folder.family_of_config(model.config)
+  wanted = tensor_names.places(family.names(model.config), model.shapes)
+  prefix = family.prefix(model.config)
+  return {hub_folder.as_saved(name, prefix, family): f(tensor_names.to_tensor(name, params, wanted)) for name in wanted}
+
+
+def generation(case: Case, model, params) -> Iterator[str]:
+  """Greedy tokens with the cache, for every recorded prompt."""
+  for name in sorted(k for k in case.expected if k.startswith("generate.") and k.endswith(".prompt")):
+    stem = name.removesuffix(".prompt")
+    prompt, mask, want = (case.expected[f"{stem}.{part}"] for part in ("prompt", "mask", "ids"))
+    ids = greedy(model, params, prompt, mask, want.shape[1] - prompt.shape[1])
+    if not np.array_equal(ids, want):
+      yield f"{stem}: {int((ids != want).sum())} of {want.size} tokens differ"
+
+
+def greedy(model, params, prompt: np.ndarray, mask: np.ndarray, count: int) -> np.ndarray:
+  """Greedy decoding by the model's own cache, without anything else of the project."""
+  cache = model.apply(params, prompt.shape[0], prompt.shape[1] + count, method="init_cache")
+  step = jax.jit(lambda ids, mask, cache: (lambda o: (o.logits[:, -1].argmax(-1), o.cache))(
+      model.apply(params, ids, attention_mask=mask, cache=cache)))
+  prompt = prompt.astype(np.int32)
+  tokens, ids = jnp.asarray(prompt), [prompt]
+  mask = jnp.asarray(mask)
+  for _ in range(count):
+    best, cache = step(tokens, mask, cache)
+    tokens = best[:, None]
+    mask = jnp.ones_like(tokens)
+    ids.append(np.asarray(tokens))
+  return np.concatenate(ids, axis=1)
+
+
+def older_config(case: Case) -> Iterator[str]:
+  """The same outputs from config_v4.json."""
+  if not (case.folder / "config_v4.json").is_file():
+    return
+  with tempfile.TemporaryDirectory() as temporary:
+    folder = pathlib.Path(temporary) / case.name
+    folder.mkdir()
+    shutil.copy(case.folder / "config_v4.json", folder / "config.json")
+    shutil.copy(case.folder / "model.safetensors", folder)
+    model, params, _ = hub.load(folder)
+    yield from (f"config_v4: {line}" for line in differences(case, outputs(case, model, params)[0]))
+
+
+def round_trip(case: Case, model, params) -> Iterator[str]:
+  """Saved again, whole, in shards and in bfloat16: the same tensors by name; loaded again: the same parameters."""
+  want = load_file(case.folder / "model.safetensors")
+  for settings in (dict(), dict(max_shard_bytes=60_000), dict(dtype="bfloat16")):
+    with tempfile.TemporaryDirectory() as temporary:
+      hub.save(temporary, model, params, **settings)
+      got = {k: v for file in pathlib.Path(temporary).glob("*.safetensors") for k, v in load_file(file).items()}
+      again = hub.load(temporary)[1]
+    stored = jnp.dtype(settings.get("dtype", "float32"))
+    if got.keys() != want.keys():
+      yield f"saved {settings}: names differ by {sorted(got.keys() ^ want.keys())[:3]}"
+    elif any(not np.array_equal(got[k], want[k].astype(stored)) for k in want):
+      yield f"saved {settings}: tensors differ"
+    if any(not np.array_equal(again[k], np.asarray(params[k]).astype(stored)) for k in params):
+      yield f"saved {settings}: loads differently"
+
+
+def tokenizer(folder: pathlib.Path) -> Iterator[str]:
+  """Recorded encodings and decodings."""
+  found = hub.find_tokenizer(folder)
+  if found is None:
+    yield "no tokenizer.json"
+    return
+  for row in json.loads((folder / "encodings.json").read_text("utf-8")):
+    text, pair, ids = row["text"], row["pair"], row["ids"]
+    checks = {"ids": (found.encode(text, pair, special=True).tolist(), ids),
+              "plain ids": (found.encode(text, pair).tolist(), row["ids_plain"]),
+              "text": (found.decode(ids, special=True), row["decoded"]),
+              "text without specials": (found.decode(ids), row["decoded_skip"])}
+    yield from (f"{what} of {text!r} differ" for what, (got, want) in checks.items() if got != want)
+
+
+def check(folder: pathlib.Path) -> list[str]:
+  """What is wrong with a case; [] when it agrees."""
+  if (folder / "encodings.json").is_file():
+    return list(tokenizer(folder))
+  if not (folder / "config.json").is_file():
+    return ["this kind of case is not supported yet"]
+  config = json.loads((folder / "config.json").read_text())
+  kind = config.get("model_type") or config.get("model")
+  if kind not in [t for family in hub_folder.families() for t in family.model_types]:
+    return [f"architecture {kind} is not supported yet"]
+  case = Case(folder)
+  model, params, _ = hub.load(folder)
+  found, grads = outputs(case, model, params)
+  return [*differences(case, found), *gradients(case, model, grads), *generation(case, model, params),
+          *older_config(case), *round_trip(case, model, params)]
+
+
+def cases(folder: pathlib.Path, only: str | None) -> list[pathlib.Path]:
+  """The case folders in `folder`, or `folder` itself."""
+  marks = ("reference.npz", "encodings.json", "losses.npz")
+  is_case = lambda p: p.is_dir() and any((p / m).is_file() for m in marks)
+  found = [folder] if is_case(folder) else sorted(p for p in folder.iterdir() if is_case(p))
+  return [p for p in found if not only or p.name.startswith(tuple(only.split(",")))]
+
+
+def main() -> None:
+  parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser.add_argument("folder", type=pathlib.Path)
+  parser.add_argument("--only", help="comma-separated prefixes of case names")
+  arguments = parser.parse_args()
+  failed = 0
+  found = cases(arguments.folder, arguments.only)
+  for folder in found:
+    start = time.time()
+    try:
+      problems = check(folder)
+    except (LlmJaxError, LookupError, AttributeError, TypeError, ValueError) as e:
+      problems = [f"{type(e).__name__}: {e}"]
+    failed += bool(problems)
+    print(f"{folder.name:28s} {'FAILED' if problems else 'ok':6s} {time.time() - start:6.1f} s", flush=True)
+    for line in problems[:6]:
+      print(f"    {line}", flush=True)
+  print(f"{len(found) - failed} passed, {failed} failed")
+  sys.exit(1 if failed or not found else 0)
+
+
+if __name__ == "__main__":
+  main()

@@ -1,0 +1,43 @@
+"""Losses as Hugging Face's classes define them, by the ending of the class's name; from outputs, on their own."""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+
+def cross_entropy(logits: jax.Array, labels: jax.Array, ignored: int = -100) -> jax.Array:
+  """Mean over the labels that are not `ignored`."""
+  labels = jnp.asarray(labels)
+  counted = labels != ignored
+  values = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.where(counted, labels, 0))
+  return jnp.where(counted, values, 0.0).sum() / counted.sum()
+
+
+def causal(output, inputs, config) -> dict[str, jax.Array]:
+  """Each position predicts the next label; a mixture of experts adds its balance loss, already weighted."""
+  return {"loss": cross_entropy(output.logits[:, :-1], inputs["labels"][:, 1:]) + output.auxiliary}
+
+
+def plain(output, inputs, config) -> dict[str, jax.Array]:
+  """Labels of sequences or tokens, not shifted."""
+  return {"loss": cross_entropy(output.logits, inputs["labels"])}
+
+
+def span(output, inputs, config) -> dict[str, jax.Array]:
+  """Start and end, averaged; padded positions take part, as in the classes."""
+  length = output["start_logits"].shape[1]
+  part = lambda side: cross_entropy(output[f"{side}_logits"], jnp.clip(inputs[f"{side}_positions"], 0, length), length)
+  return {"loss": (part("start") + part("end")) / 2}
+
+
+def double_heads(output, inputs, config) -> dict[str, jax.Array]:
+  """Language modelling and multiple choice (Radford et al. 2018)."""
+  lm = cross_entropy(output.logits[..., :-1, :], inputs["labels"][..., 1:])
+  mc = cross_entropy(output["mc_logits"], inputs["mc_labels"])
+  return {"lm_loss": lm, "mc_loss": mc, "loss": lm + mc}
+
+
+LOSSES = {
+    "DoubleHeadsModel": double_heads, "ForQuestionAnswering": span, "ForSequenceClassification": plain,
+    "ForTokenClassification": plain, "ForCausalLM": causal, "LMHeadModel": causal,
+}
