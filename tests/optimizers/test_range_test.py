@@ -9,19 +9,24 @@ from llm_jax.optimizers.range_test import analyse
 RATES = np.logspace(-6, 1, 141)
 
 
-def curve(rates=RATES):
-  """Falls fastest per decade at 1e-3, is lowest near 1e-1, then explodes."""
-  x = np.log10(rates)
-  return 5 - 3 / (1 + np.exp(-4 * (x + 3))) + np.exp(6 * x)
+def curve(falls_at=1e-3):
+  """Falls fastest per decade at `falls_at`, is lowest between there and 1, then explodes."""
+  x = np.log10(RATES)
+  return 5 - 3 / (1 + np.exp(-4 * (x - np.log10(falls_at)))) + np.exp(6 * x)
 
 
 def test_reads_a_known_curve():
   found = analyse(zip(RATES, curve()), smoothing=0.0)
   assert abs(np.log10(found.steepest) + 3) < 0.1
   assert 10**-1.5 < found.minimum < 1
-  assert found.suggested == min(found.steepest, found.minimum / 10)
+  assert found.suggested == found.steepest < found.minimum / 10
   assert found.diverged is not None and found.diverged > found.minimum
   assert len(found.rates) == len(found.losses) < len(RATES)
+
+
+def test_a_fall_just_before_the_minimum_is_not_trusted():
+  found = analyse(zip(RATES, curve(falls_at=0.1)), smoothing=0.0)
+  assert found.suggested == found.minimum / 10 < found.steepest
 
 
 def test_smoothing_survives_noise():
