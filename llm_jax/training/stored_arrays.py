@@ -6,6 +6,7 @@ on whatever mesh is asked for, and no class of another library is part of the fo
 their data, arrays of size zero only in the table.
 """
 
+import logging
 import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -14,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
-from llm_jax.core.errors import CheckpointError, shorten
+from llm_jax.core.errors import CheckpointError
 from llm_jax.core.names import difference
 
 FOLDER = "state"  # of a step directory
@@ -65,6 +66,7 @@ def stored_bytes(leaves: Mapping[str, Any]) -> int:
 
 def make_writer() -> ocp.AsyncCheckpointer:
   """An Orbax writer; uncompressed, because trained weights gain 8 % and the cores are the training's."""
+  logging.getLogger("absl").addFilter(_not_told_twice)
   return ocp.AsyncCheckpointer(ocp.PyTreeCheckpointHandler(use_compression=False), timeout_secs=COMMIT_TIMEOUT)
 
 
@@ -99,8 +101,15 @@ def read(path: pathlib.Path, wanted: Mapping[str, jax.ShapeDtypeStruct]) -> dict
 
 
 def first_line(error: BaseException) -> str:
-  """The first line of an error's text, for a message that stays on a screen."""
-  return shorten(next((line for line in str(error).splitlines() if line.strip()), type(error).__name__), 240)
+  """The first line of an error's text, its middle cut if need be: the cause stands at the end."""
+  line = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+  line = line.split(" [source locations")[0]
+  return line if len(line) <= 240 else f"{line[:100]} ... {line[-130:]}"
+
+
+def _not_told_twice(record: logging.LogRecord) -> bool:
+  """Keeps hundreds of lines of traceback off the screen for an error that the writer raises anyway, see `first_line`."""
+  return not (record.exc_info and "orbax" in record.pathname)
 
 
 def _is_key(leaf: Any) -> bool:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from llm_jax.core.errors import CheckpointError
+from llm_jax.training import seal
 from llm_jax.training.checkpoint import Checkpoints, load_params
 
 
@@ -84,7 +85,8 @@ def test_every_file_every_damage(written, tmp_path, caplog, damage):
     assert not (directory / "300").exists() and (directory / "300.damaged").is_dir()
 
 
-def test_a_step_asked_for_by_number_is_verified_too(copy):
+def test_a_step_asked_for_by_number_is_verified_too(copy, monkeypatch):
+  monkeypatch.setattr(seal, "ALWAYS_HASHED_BELOW", 0)  # as if the files were large
   flip(next((copy / "200" / "state" / "d").iterdir()))
   with pytest.raises(CheckpointError, match=r"checkpoint 200 is damaged: state/d/"):
     Checkpoints(copy).restore(200, state_of(0))
@@ -117,6 +119,14 @@ def test_a_swapped_step_is_damage(copy, caplog):
   shutil.copytree(copy / "100", copy / "300")
   assert Checkpoints(copy).latest_good() == 200
   assert "manifest.json (is of step 100)" in caplog.text
+
+
+def test_an_edited_manifest_is_damage(copy, caplog):
+  """Its metrics choose the best step, so it is under a hash of its own."""
+  manifest = copy / "300" / "manifest.json"
+  manifest.write_text(manifest.read_text().replace('"format": 1', '"format": 2'))
+  assert Checkpoints(copy).latest_good() == 200
+  assert "manifest.json (hash differs)" in caplog.text
 
 
 def test_half_written_steps_are_ignored_and_swept(copy, caplog):

@@ -35,8 +35,8 @@ def told(error, directory):
           and "the last good step, 1, is intact" in text and len(text.splitlines()) <= 4)
 
 
-def test_writing_fails_in_the_background(tmp_path):
-  """check() tells without waiting; the step before is good; saving works again when there is room."""
+def test_writing_fails_in_the_background(tmp_path, capfd, caplog):
+  """One short error; the step before is good; saving works again when there is room."""
   checkpoints = Checkpoints(tmp_path)
   checkpoints.save(1, SMALL, {})
   checkpoints.wait()
@@ -46,6 +46,7 @@ def test_writing_fails_in_the_background(tmp_path):
       checkpoints.wait()
   assert told(caught.value, tmp_path), str(caught.value)
   assert caught.value.exit_code == 4
+  assert "Traceback" not in capfd.readouterr().err + caplog.text
   assert checkpoints.latest_good() == 1
   assert not (tmp_path / "2.saving").exists()
   assert checkpoints.save(3, BIG, {})
