@@ -11,8 +11,8 @@ from llm_jax.core.errors import CheckpointError, shorten
 # Dotted keys. Data is compared by its fingerprint (sources, tokenizer, rules), so that a folder may move.
 MUST_AGREE = r"^(model|optimizer|peft|tokenizer|data\.tokenizer|(data[._])?fingerprint)(\.|$)"
 # Of those, what may change in a resume: the schedule's lengths, and how the same numbers are computed.
-MAY_CHANGE = (r"^optimizer\.(schedule\.)?(steps|total_steps|until|decay_steps|warmup|warmup_steps|cooldown"
-              r"|cooldown_steps|decay_fraction|cooldown_fraction)$|^model\.(remat|scan|attention)$")
+MAY_CHANGE = (r"^optimizer\.(horizon|total|steps|warmup|cooldown)(_steps)?$"
+              r"|^model\.(remat|scan|attention)$")
 
 
 def check_same_run(saved: Mapping[str, Any], current: Mapping[str, Any], most: int = 6) -> list[str]:

@@ -108,7 +108,7 @@ def first_line(error: BaseException) -> str:
 
 
 def _not_told_twice(record: logging.LogRecord) -> bool:
-  """Keeps hundreds of lines of traceback off the screen for an error that the writer raises anyway, see `first_line`."""
+  """Keeps hundreds of lines of traceback off the screen for an error that is raised anyway, see `first_line`."""
   return not (record.exc_info and "orbax" in record.pathname)
 
 

@@ -1,4 +1,4 @@
-"""Two processes write one checkpoint: sealed once both have committed, stopped at the same step, read by one process."""
+"""Two processes write one checkpoint: sealed once both have committed, stopped at one step, read by one process."""
 
 import os
 import pathlib

@@ -11,7 +11,7 @@ CONFIG = {
     "seed": 0, "steps": 1000, "batch": 8,
     "model": {"name": "gpt", "width": 128, "remat": "none", "scan": True, "attention": "auto"},
     "data": {"name": "text_folder", "path": "/a", "tokenizer": {"name": "bytes"}, "weights": (1, 2)},
-    "optimizer": {"name": "adamw", "peak": 1e-3, "warmup": 100, "b2": 0.95},
+    "optimizer": {"name": "adamw", "peak": 1e-3, "warmup": 100, "horizon": 1000, "b2": 0.95},
     "fingerprint": "ab12", "eval": {},
 }
 
@@ -36,7 +36,7 @@ def test_another_run_is_refused(path, value):
 
 
 @pytest.mark.parametrize("path, value", [
-    ("steps", 2000), ("optimizer.warmup", 200), ("model.remat", "full"), ("model.attention", "xla"),
+    ("steps", 2000), ("optimizer.warmup", 200), ("optimizer.horizon", 2000), ("model.remat", "full"), ("model.attention", "xla"),
     ("data.path", "/moved"), ("batch", 16), ("seed", 1), ("eval", {"every": 5}), ("model.new_knob", 3)])
 def test_allowed_changes_are_notes(path, value):
   notes = check_same_run(CONFIG, changed(path, value))

@@ -22,9 +22,11 @@ if __name__ == "__main__":
   mesh = jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
   whole, split = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
   place = {"w": split, "key": whole, "step": whole}
-  start = jax.jit(lambda: {"w": jnp.zeros((16, 32)), "key": jax.random.key(1), "step": jnp.int32(0)}, out_shardings=place)
-  update = jax.jit(lambda s: {**s, "w": s["w"] * 0.9 + jax.random.normal(jax.random.fold_in(s["key"], s["step"]), (16, 32)),
-                              "step": s["step"] + 1}, out_shardings=place, donate_argnums=0)
+  noise = lambda s: jax.random.normal(jax.random.fold_in(s["key"], s["step"]), (16, 32))
+  start = jax.jit(lambda: {"w": jnp.zeros((16, 32)), "key": jax.random.key(1), "step": jnp.int32(0)},
+                  out_shardings=place)
+  update = jax.jit(lambda s: {**s, "w": s["w"] * 0.9 + noise(s), "step": s["step"] + 1},
+                   out_shardings=place, donate_argnums=0)
   with Preemption() as preemption, Checkpoints(directory, keep=2) as checkpoints:
     resume = checkpoints.latest_good()
     state = start() if resume is None else checkpoints.restore(resume, start())[0]
