@@ -37,7 +37,8 @@ def test_another_run_is_refused(path, value):
 
 @pytest.mark.parametrize("path, value", [
     ("steps", 2000), ("optimizer.warmup", 200), ("optimizer.horizon", 2000), ("model.remat", "full"),
-    ("model.attention", "xla"), ("data.path", "/moved"), ("batch", 16), ("seed", 1), ("eval", {"every": 5}), ("model.new_knob", 3)])
+    ("model.attention", "xla"), ("data.path", "/moved"), ("batch", 16), ("seed", 1),
+    ("eval", {"every": 5}), ("model.new_knob", 3)])
 def test_allowed_changes_are_notes(path, value):
   notes = check_same_run(CONFIG, changed(path, value))
   assert notes and all(note.startswith(path) or path.startswith(note.split(":")[0]) for note in notes)
