@@ -49,7 +49,10 @@ class Stream(Iterator[tuple[int, Plan, Batch]]):
 
   def __init__(self, loader: Loader, plan_of: PlanOf, start: int, stop: int | None):
     import grain  # 1 s to import
+    from absl import flags
 
+    if loader.workers and not flags.FLAGS.is_parsed():
+      flags.FLAGS.mark_as_parsed()  # grain's workers read flags, also where no door has parsed any
     self._plan_of, self._step = plan_of, start
     steps = _Steps(loader, plan_of, start, max(0, stop - start) if stop is not None else FOR_EVER)
     options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=loader.prefetch)
@@ -66,7 +69,10 @@ class Stream(Iterator[tuple[int, Plan, Batch]]):
     made = next(self._iterator)
     if "error" in made:
       self.close()
-      raise made["error"]
+      kind, arguments, fields = made["error"]
+      error = kind.__new__(kind, *arguments)
+      error.__dict__.update(fields)
+      raise error
     step, self._step = self._step, self._step + 1
     # What comes from a worker lies in shared memory that grain takes back.
     batch = {k: np.array(v) for k, v in made.items()} if self._copy else made
@@ -98,8 +104,8 @@ class _Steps:
     step = self._start + int(i)
     try:
       return self._loader.take(step, self._plan_of(step))
-    except LlmJaxError as e:  # carried as a value: grain would wrap it in a worker's traceback
-      return {"error": e}
+    except LlmJaxError as e:  # carried as its parts: grain would wrap it, and not every exception pickles
+      return {"error": (type(e), e.args, vars(e))}
 
 
 def rows_of_host(batch: int, host: int, hosts: int) -> slice:

@@ -9,7 +9,7 @@ Python has no sources to read, a shipped public-domain text is used and the desc
 import ast
 import functools
 import importlib.util
-import inspect
+import os
 import pathlib
 import sys
 import sysconfig
@@ -84,13 +84,17 @@ class StandardLibrary:
 
   @functools.cached_property
   def _files(self) -> dict[str, bytes]:
-    """{path below the folder: content} of the modules, in order of path."""
-    paths = sorted(p.relative_to(self._folder) for p in self._folder.rglob("*.py"))
-    return {p.as_posix(): (self._folder / p).read_bytes() for p in paths if not LEFT_OUT & set(p.parts)}
+    """{path below the folder: content} of the modules, in order of path, without what depends on the machine."""
+    names = []
+    for folder, folders, files in os.walk(self._folder):
+      folders[:] = [f for f in folders if f not in LEFT_OUT and not f.startswith("config-")]
+      below = pathlib.Path(folder).relative_to(self._folder)
+      names += [(below / f).as_posix() for f in files if f.endswith(".py") and not f.startswith("_sysconfigdata")]
+    return {name: (self._folder / name).read_bytes() for name in sorted(names)}
 
   @functools.cached_property
   def _texts(self) -> dict[str, str]:
-    """The files that are UTF-8 and parse; lib2to3 ships some on purpose that do not."""
+    """The files that are UTF-8; the library ships a few on purpose that are not."""
     texts = {}
     for name, content in self._files.items():
       try:
@@ -135,15 +139,22 @@ class FallbackText:
 
 
 def docstrings(source: str) -> Iterator[str]:
-  """The docstrings of a module's source in the order of `ast.walk`; none if it does not parse."""
+  """The docstrings of a module's source in reading order; none if it does not parse."""
   try:
     with warnings.catch_warnings():
       warnings.simplefilter("ignore")  # old escapes in the sources read
       tree = ast.parse(source)
   except (SyntaxError, ValueError):
     return
-  for node in ast.walk(tree):
-    if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-      text = ast.get_docstring(node, clean=False)
-      if text:
-        yield inspect.cleandoc(text).strip()
+  yield from _docstrings_of(tree)
+
+
+def _docstrings_of(node: ast.AST) -> Iterator[str]:
+  """Goes through statements only: no definition hides in an expression, and expressions are most of the nodes."""
+  if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+    text = ast.get_docstring(node)
+    if text:
+      yield text.strip()
+  for block in ("body", "handlers", "orelse", "finalbody", "cases"):
+    for child in getattr(node, block, ()):
+      yield from _docstrings_of(child)

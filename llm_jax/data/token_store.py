@@ -54,7 +54,8 @@ class Stream:
     return self._map("bytes", "<i8")
 
   def _map(self, what: str, dtype: str) -> np.ndarray:
-    return np.memmap(pathlib.Path(self.folder) / f"{self.stem}.{what}", dtype, mode="r")
+    path = pathlib.Path(self.folder) / f"{self.stem}.{what}"
+    return np.memmap(path, dtype, mode="r").view(np.ndarray)  # a memmap's own slices cost microseconds each
 
   def __getstate__(self) -> dict[str, Any]:
     return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}

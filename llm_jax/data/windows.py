@@ -59,13 +59,13 @@ class TrainSource:
     """
     domain, window, start = self.examples(step, plan, rows)
     batch = empty_rows(len(domain), plan.length, self.pad)
-    for d in np.unique(domain):
+    for d in _present(domain):
       mine = np.flatnonzero(domain == d)
       stream = self.streams[d]
       if self.packing == "concat":
         concat_rows(batch, mine, stream, start[mine], boundaries=self.boundaries, wrap=True, pad=self.pad)
       else:
-        packed_rows(batch, mine, stream, self._table(int(d), plan.length), window[mine])
+        packed_rows(batch, mine, stream, self._table(d, plan.length), window[mine])
     return batch
 
   def examples(self, step: int, plan: Plan, rows: slice | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -82,7 +82,7 @@ class TrainSource:
     else:
       domain, place, lap = self._by_weight(example, admitted, mixture, plan)
     start = np.zeros_like(place)
-    for d, epoch in {(int(d), int(e)) for d, e in zip(domain, lap)}:
+    for d, epoch in sorted(set(zip(domain.tolist(), lap.tolist()))):
       mine = (domain == d) & (lap == epoch)
       if self.order is not None and plan.admit < 1:
         place[mine] = np.asarray(self.order(self.domains[d], plan.length))[place[mine]]
@@ -112,7 +112,7 @@ class TrainSource:
     """Every admitted window of every domain once per epoch: (domain, window, epoch) of each example."""
     ends = np.cumsum(counts)
     lap, place = np.divmod(example, ends[-1])
-    for epoch in np.unique(lap):
+    for epoch in sorted(set(lap.tolist())):
       mine = lap == epoch
       place[mine] = permute(place[mine], int(ends[-1]), f"{self.seed}/all/{length}/{epoch}")
     domain = np.searchsorted(ends, place, side="right")
@@ -126,12 +126,12 @@ class TrainSource:
     # Weights that drift could hold a domain's index still and serve the same windows again: they get their own order.
     salt = digest(dict(weights)) if plan.mixture is not None else ""
     lap, place = np.zeros_like(index), np.zeros_like(index)
-    for d in np.unique(domain):
+    for d in _present(domain):
       if not counts[d]:
         raise DataError(f"domain {self.domains[d]!r} has weight but no window of {plan.length} tokens")
       mine = np.flatnonzero(domain == d)
       lap[mine], place[mine] = np.divmod(index[mine], counts[d])
-      for epoch in np.unique(lap[mine]):
+      for epoch in sorted(set(lap[mine].tolist())):
         these = mine[lap[mine] == epoch]
         key = f"{self.seed}/{self.domains[d]}/{plan.length}/{salt}/{epoch}"
         place[these] = permute(place[these], int(counts[d]), key)
@@ -185,7 +185,7 @@ class EvaluationSource:
     real = np.flatnonzero(index < ends[-1])
     window = permute(index[real], int(ends[-1]), f"evaluation/{plan.length}")
     domain = np.searchsorted(ends, window, side="right")
-    for d in np.unique(domain):
+    for d in _present(domain):
       mine = domain == d
       first = ends[d - 1] if d else 0
       starts = (window[mine] - first) * plan.length
@@ -210,3 +210,8 @@ class EvaluationSource:
 
   def _counts(self, length: int) -> np.ndarray:
     return np.array([-(-(s.size - 1) // length) for s in self.streams], np.int64)
+
+
+def _present(domain: np.ndarray) -> list[int]:
+  """The different numbers in `domain`, ascending; a few times faster than np.unique for small batches."""
+  return sorted(set(domain.tolist()))

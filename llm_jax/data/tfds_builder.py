@@ -1,0 +1,82 @@
+"""A prepared TFDS builder without TensorFlow: what TFDS 4.9 needs to be told so that it does not ask for it.
+
+File format ArrayRecord (TFRecord needs TensorFlow); no probing of Google Storage; a stand-in for the six `tf.io.gfile`
+functions that a few builders and TFDS's shuffler call, put in the place of their module's `tf` for the duration. A fake
+`tensorflow` in sys.modules would not do: TFDS then believes that it is there.
+"""
+
+import contextlib
+import glob
+import importlib
+import os
+import sys
+import types
+from collections.abc import Iterator
+from typing import Any
+
+from llm_jax.core.errors import ConfigError, DataError, nearest_name, shorten
+
+FAMILIES = ("text", "question_answering", "summarization", "translate")  # families of old-style builders that hold text
+
+
+def prepared_builder(name: str, data_dir: str, manual_dir: str | None) -> Any:
+  """The builder of dataset `name`, prepared under `data_dir`.
+
+  Raises:
+    ConfigError: no such dataset, or it needs TensorFlow or Beam.
+    DataError: it cannot be prepared: no download, a checksum that does not match.
+  """
+  import tensorflow_datasets as tfds
+  from tensorflow_datasets.core.utils import gcs_utils
+
+  gcs_utils._is_gcs_disabled = True
+  builder = _builder(tfds, name, data_dir)
+  if not builder.info.splits:
+    if manual_dir is not None:
+      tfds.disable_progress_bar()  # nothing to wait for
+    config = tfds.download.DownloadConfig(manual_dir=manual_dir) if manual_dir is not None else None
+    try:
+      with gfile_stand_in(builder):
+        builder.download_and_prepare(download_config=config, file_format="array_record")
+    except Exception as e:  # TFDS raises whatever its downloaders and builders raise
+      files = sorted(info.filename for info in (builder.url_infos or {}).values() if info.filename)
+      raise DataError(
+          f"TFDS cannot prepare {name}: {type(e).__name__}: {shorten(' '.join(str(e).split()), 300)}\n"
+          f"  without a network put its files into a folder and set config.data.manual_dir: "
+          f"{shorten(', '.join(files) or 'see the TFDS catalogue', 200)}") from e
+  # A builder that was made from arguments does not pickle; one that was read from its folder does.
+  return tfds.builder_from_directory(builder.data_dir)
+
+
+@contextlib.contextmanager
+def gfile_stand_in(builder: Any) -> Iterator[None]:
+  """Replaces `tf` in the builder's module and in TFDS's shuffler by its gfile functions on local files."""
+  gfile = types.SimpleNamespace(GFile=open, Open=open, isdir=os.path.isdir, exists=os.path.exists, listdir=os.listdir,
+                                remove=os.remove, glob=glob.glob)
+  stand_in = types.SimpleNamespace(io=types.SimpleNamespace(gfile=gfile))
+  modules = [sys.modules[type(builder).__module__], importlib.import_module("tensorflow_datasets.core.shuffle")]
+  before = [(m, m.__dict__["tf"]) for m in modules if "tf" in m.__dict__]
+  for module, _ in before:
+    module.__dict__["tf"] = stand_in
+  try:
+    yield
+  finally:
+    for module, tf in before:
+      module.__dict__["tf"] = tf
+
+
+def _builder(tfds: Any, name: str, data_dir: str) -> Any:
+  try:
+    return tfds.builder(name, data_dir=data_dir, file_format="array_record")
+  except tfds.core.registered.DatasetNotFoundError:
+    # TFDS imports its families in order and stops at the first that needs TensorFlow: import those with text first.
+    for family in FAMILIES:
+      importlib.import_module(f"tensorflow_datasets.{family}")
+  except ImportError as e:
+    raise ConfigError("config.data.dataset", f"{name!r} cannot be read without more packages ({e})") from e
+  try:
+    return tfds.builder(name, data_dir=data_dir, file_format="array_record")
+  except tfds.core.registered.DatasetNotFoundError as e:
+    names = tfds.list_builders(with_community_datasets=False)
+    raise ConfigError("config.data.dataset", f"TFDS has no dataset {name!r}", nearest=nearest_name(name, names),
+                      accepted="a name from the TFDS catalogue") from e
