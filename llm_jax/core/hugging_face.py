@@ -176,7 +176,7 @@ class ConfigReader:
     """
     self.used.add(key)
     if self.hf.get(key, accepted[0]) not in accepted:
-      raise ConfigError(f"config.json: {key}", f"{self.hf[key]!r} is not supported",
+      raise ConfigError(f"config.json: {key}", f"{self.hf[key]!r} is not supported by this model type",
                         accepted=" or ".join(json.dumps(a) for a in accepted))
 
   def finish(self, harmless: Iterable[str] = ()) -> None:
@@ -245,7 +245,8 @@ def checked_round_trip(config: Any, hf: dict[str, Any], family: Family, ignore: 
     ConfigError: the config has something that Hugging Face's class cannot say; names the fields.
   """
   again = dataclasses.asdict(family.config_from_hf(hf))
-  lost = [k for k, v in dataclasses.asdict(config).items() if k not in ignore and again[k] != v]
+  close = lambda a, b: a == b or (isinstance(a, float) and isinstance(b, float) and math.isclose(a, b))
+  lost = [k for k, v in dataclasses.asdict(config).items() if k not in ignore and not close(again[k], v)]
   if lost:
     raise ConfigError("config.model", f"a {hf['model_type']} folder cannot say " +
                       ", ".join(f"{k}={getattr(config, k)!r}" for k in lost),

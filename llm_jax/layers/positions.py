@@ -6,13 +6,13 @@ half-split layout of Llama checkpoints.
 
 import dataclasses
 import math
-from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from llm_jax.core.errors import ConfigError
+from llm_jax.core.errors import ConfigError, unknown_name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,57 +25,78 @@ class Rope:
   options: tuple[tuple[str, Any], ...] = ()
 
 
-def inverse_frequencies(rope: Rope, width: int, length: int, trained_length: int) -> tuple[jax.Array, float]:
+def inverse_frequencies(rope: Rope, width: int, length: jax.Array | int,
+                        trained_length: int) -> tuple[jax.Array | np.ndarray, float]:
   """(K / 2,) float32 inverse frequencies and the factor on cos and sin.
 
   Args:
-    rope: base and scaling. width: rotated head width K. length: longest position of this call plus one (dynamic).
+    rope: base and scaling.
+    width: rotated head width K.
+    length: longest position of this call plus one; read by 'dynamic' alone, may be traced.
     trained_length: max_position_embeddings.
+
+  Raises:
+    ConfigError: an unknown scaling, or a number that it needs is not given.
   """
-  base = rope.theta ** (-jnp.arange(0, width, 2, dtype=jnp.float32) / width)
   if rope.kind not in SCALINGS:
-    raise ConfigError("rope", f"unknown scaling {rope.kind!r}", accepted=", ".join(sorted(SCALINGS)))
-  return SCALINGS[rope.kind](base, rope, dict(rope.options), width, length, trained_length)
+    raise unknown_name("rope", rope.kind, list(SCALINGS), what="scaling")
+  try:
+    return SCALINGS[rope.kind](rope.theta, dict(rope.options), width, length, trained_length)
+  except KeyError as e:
+    raise ConfigError("rope", f"scaling {rope.kind!r} needs {e}") from None
 
 
-def _default(base, rope, options, width, length, trained_length):
-  return base, 1.0
+def _powers(theta: Any, width: int) -> Any:
+  """theta ** (-2 i / K) in float32, as the reference computes it."""
+  return np.float32(1.0) / theta ** (np.arange(0, width, 2, dtype=np.float32) / np.float32(width))
 
 
-def _linear(base, rope, options, width, length, trained_length):
-  return base / options["factor"], 1.0
+def _default(theta, options, width, length, trained_length):
+  return _powers(np.float32(theta), width), 1.0
 
 
-def _dynamic(base, rope, options, width, length, trained_length):
-  trained = options.get("original_max_position_embeddings") or trained_length
-  ratio = options["factor"] * max(length, trained) / trained - (options["factor"] - 1)
-  theta = rope.theta * ratio ** (width / (width - 2))
-  return theta ** (-jnp.arange(0, width, 2, dtype=jnp.float32) / width), 1.0
+def _linear(theta, options, width, length, trained_length):
+  """Positions divided by `factor` (Chen et al. 2023)."""
+  return _powers(np.float32(theta), width) / np.float32(options["factor"]), 1.0
 
 
-def _llama3(base, rope, options, width, length, trained_length):
+def _dynamic(theta, options, width, length, trained_length):
+  """The base grows once the sequence is longer than trained (NTK-aware, 2023)."""
+  ratio = options["factor"] * jnp.maximum(length, trained_length) / trained_length - (options["factor"] - 1)
+  return _powers(jnp.float32(theta) * ratio ** (width / (width - 2)), width), 1.0
+
+
+def _llama3(theta, options, width, length, trained_length):
+  """Three bands by wavelength: kept, blended, divided (Llama 3.1)."""
   factor, low, high = options["factor"], options["low_freq_factor"], options["high_freq_factor"]
-  turns = options["original_max_position_embeddings"] * base / (2 * math.pi)
-  blend = jnp.clip((turns - low) / (high - low), 0.0, 1.0)
-  return blend * base + (1 - blend) * base / factor, 1.0
-
-
-def _yarn(base, rope, options, width, length, trained_length):
-  """Peng et al. 2023, equations 16-23, with Hugging Face's rounding of the ramp's ends."""
-  factor = options["factor"]
   trained = options.get("original_max_position_embeddings") or trained_length
-  dimension = lambda turns: width * math.log(trained / (turns * 2 * math.pi)) / (2 * math.log(rope.theta))
+  base = _powers(np.float32(theta), width)
+  blend = np.clip((trained * base / np.float32(2 * math.pi) - low) / (high - low), 0.0, 1.0)
+  return (blend * base + (1 - blend) * base / factor).astype(np.float32), 1.0
+
+
+def _yarn(theta, options, width, length, trained_length):
+  """Peng et al. 2023, equations 16-23, with the reference's rounding of the ramp's ends."""
+  trained = options.get("original_max_position_embeddings") or trained_length
+  factor = options["factor"] if options.get("factor") else trained_length / trained
+  dimension = lambda turns: width * math.log(trained / (turns * 2 * math.pi)) / (2 * math.log(theta))
   low, high = dimension(options.get("beta_fast") or 32), dimension(options.get("beta_slow") or 1)
   if options.get("truncate", True):
     low, high = math.floor(low), math.ceil(high)
   low, high = max(low, 0), min(high, width - 1)
-  ramp = jnp.clip((jnp.arange(width // 2, dtype=jnp.float32) - low) / max(high - low, 1e-3), 0.0, 1.0)
-  attention = options.get("attention_factor")
-  if attention is None:
-    grow = lambda scale, m=1.0: 1.0 if scale <= 1 else 0.1 * m * math.log(scale) + 1.0
-    m, m_all = options.get("mscale"), options.get("mscale_all_dim")
-    attention = grow(factor, m) / grow(factor, m_all) if m and m_all else grow(factor)
-  return base / factor * ramp + base * (1 - ramp), attention
+  span = high - low if high != low else 1e-3
+  ramp = np.clip((np.arange(width // 2, dtype=np.float32) - low) / np.float32(span), 0.0, 1.0)
+  base = _powers(np.float32(theta), width)
+  return (base / factor * ramp + base * (1 - ramp)).astype(np.float32), _yarn_factor(options, factor)
+
+
+def _yarn_factor(options, factor):
+  """Factor on cos and sin: the temperature of equation 22."""
+  if options.get("attention_factor") is not None:
+    return float(options["attention_factor"])
+  grow = lambda m: 1.0 if factor <= 1 else 0.1 * m * math.log(factor) + 1.0
+  m, m_all = options.get("mscale"), options.get("mscale_all_dim")
+  return grow(m) / grow(m_all) if m and m_all else grow(1.0)
 
 
 SCALINGS = {"default": _default, "linear": _linear, "dynamic": _dynamic, "llama3": _llama3, "yarn": _yarn}
@@ -92,15 +113,3 @@ def rotate(x_BLHK: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
   first, second = jnp.split(x_BLHK.astype(jnp.float32), 2, axis=-1)
   turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
   return turned.astype(x_BLHK.dtype)
-
-
-def rope_from_hf(config: Mapping[str, Any]) -> Rope:
-  """The Rope that a Hugging Face config.json says, in the keys of transformers 4 or 5."""
-  parameters = dict(config.get("rope_parameters") or {})
-  if not parameters:
-    parameters = dict(config.get("rope_scaling") or {})
-    parameters["rope_theta"] = config.get("rope_theta", 10_000.0)
-  theta = parameters.pop("rope_theta", config.get("rope_theta", 10_000.0))
-  kind = parameters.pop("rope_type", parameters.pop("type", "default")) or "default"
-  parameters.pop("type", None)
-  return Rope(float(theta), kind, tuple(sorted((k, v) for k, v in parameters.items() if v is not None)))

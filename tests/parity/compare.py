@@ -107,7 +107,7 @@ def gradients(case: Case, model, grads: dict[str, np.ndarray]) -> Iterator[str]:
     yield "gradient: not finite"
   norms = hub_tensors(model, grads, lambda array: float(np.linalg.norm(array.astype(np.float64))))
   for copy, original in hub_folder.family_of_config(model.config).tied(model.config).items():
-    if copy in want and original in norms:  # recorded under the other of its two names
+    if copy in want and original not in want:  # recorded under the other of its two names
       want[original] = want.pop(copy)
   for name, norm in norms.items():
     if name not in want:

@@ -1,0 +1,278 @@
+"""How Llama, Mistral, Qwen and Gemma folders read in Hugging Face's words: config.json's keys, names of the tensors.
+
+config.json is read as transformers 5 reads it, from the keys of either generation: `rope_parameters`, or `rope_theta`
+with `rope_scaling` (and `rope_local_base_freq` in Gemma 3).
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from llm_jax.core import hugging_face as hf
+from llm_jax.core.errors import ConfigError, unknown_name
+from llm_jax.layers.positions import SCALINGS, Rope
+from llm_jax.layers.stack import period
+from llm_jax.models.decoder import DecoderConfig, from_config
+
+# Our field: (their key, its type). The same for all of the family.
+KEYS: dict[str, tuple[Any, ...]] = {
+    "vocab_size": ("vocab_size", int), "width": ("hidden_size", int), "hidden": ("intermediate_size", int),
+    "depth": ("num_hidden_layers", int), "heads": ("num_attention_heads", int),
+    "positions": ("max_position_embeddings", int), "epsilon": ("rms_norm_eps", float),
+    "attention_dropout": ("attention_dropout", float | None), "tied": ("tie_word_embeddings", bool),
+    "pad_token": ("pad_token_id", int | None),
+}
+# What the classes take for absent keys, and which keys they have beside KEYS.
+COMMON = dict(rms_norm_eps=1e-6, attention_dropout=0.0, tie_word_embeddings=False, hidden_act="silu", pad_token_id=None)
+QWEN = COMMON | dict(vocab_size=151_936, hidden_size=4096, intermediate_size=22_016, num_hidden_layers=32,
+                     num_attention_heads=32, num_key_value_heads=32, max_position_embeddings=32_768,
+                     use_sliding_window=False, sliding_window=4096, max_window_layers=28, layer_types=None)
+GEMMA = COMMON | dict(max_position_embeddings=8192, head_dim=256, tie_word_embeddings=True, pad_token_id=0,
+                      attention_bias=False)
+GEMMA2 = GEMMA | dict(vocab_size=256_000, hidden_size=2304, intermediate_size=9216, num_hidden_layers=26,
+                      num_attention_heads=8, num_key_value_heads=4, query_pre_attn_scalar=256, sliding_window=4096,
+                      layer_types=None, hidden_activation="gelu_pytorch_tanh")
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "llama": COMMON | dict(vocab_size=32_000, hidden_size=4096, intermediate_size=11_008, num_hidden_layers=32,
+                           num_attention_heads=32, num_key_value_heads=None, max_position_embeddings=2048,
+                           head_dim=None, attention_bias=False, mlp_bias=False),
+    "mistral": COMMON | dict(vocab_size=32_000, hidden_size=4096, intermediate_size=14_336, num_hidden_layers=32,
+                             num_attention_heads=32, num_key_value_heads=8, max_position_embeddings=131_072,
+                             head_dim=None, sliding_window=4096),
+    "qwen2": QWEN | dict(head_dim=None),
+    "qwen3": QWEN | dict(head_dim=128, attention_bias=False),
+    "gemma": GEMMA | dict(vocab_size=256_000, hidden_size=3072, intermediate_size=24_576, num_hidden_layers=28,
+                          num_attention_heads=16, num_key_value_heads=16, hidden_act="gelu_pytorch_tanh"),
+    "gemma2": GEMMA2 | dict(final_logit_softcapping=30.0, attn_logit_softcapping=50.0),
+    "gemma3_text": GEMMA2 | dict(vocab_size=262_208, max_position_embeddings=131_072, final_logit_softcapping=None,
+                                 attn_logit_softcapping=None),
+}
+CLASSES = {"llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2", "qwen3": "Qwen3", "gemma": "Gemma",
+           "gemma2": "Gemma2", "gemma3_text": "Gemma3"}
+ENDINGS = {"ForCausalLM": "lm", "ForSequenceClassification": "sequence", "ForTokenClassification": "token",
+           "ForQuestionAnswering": "question", "Model": "none"}
+GEMMA3_HEADS = {"Gemma3ForCausalLM": "lm", "Gemma3TextForSequenceClassification": "sequence", "Gemma3TextModel": "none",
+                "Gemma3ForConditionalGeneration": "lm", "Gemma3ForSequenceClassification": "sequence",
+                "Gemma3Model": "none"}
+ROPE_KEYS = ("factor", "original_max_position_embeddings", "low_freq_factor", "high_freq_factor", "attention_factor",
+             "beta_fast", "beta_slow", "mscale", "mscale_all_dim", "truncate")
+HARMLESS = ("_sliding_window_pattern", "sliding_window_pattern", "hidden_act", "hidden_activation", "sliding_window",
+            "max_window_layers", "use_sliding_window")
+
+
+def names(config: DecoderConfig) -> hf.Names:
+  """Gemma 2's and 3's four norms reuse one of Llama's two names for another place."""
+  layer = "model.layers.{layer}"
+  after = "pre_feedforward_layernorm" if config.norms == "sandwich" else "post_attention_layernorm"
+  return (
+      hf.embedding("tokens", "model.embed_tokens")
+      | hf.norm("blocks.attention_norm", f"{layer}.input_layernorm")
+      | hf.linear("blocks.attention.query", f"{layer}.self_attn.q_proj")
+      | hf.linear("blocks.attention.key", f"{layer}.self_attn.k_proj")
+      | hf.linear("blocks.attention.value", f"{layer}.self_attn.v_proj")
+      | hf.linear("blocks.attention.out", f"{layer}.self_attn.o_proj", inputs=2)
+      | hf.norm("blocks.attention.query_norm", f"{layer}.self_attn.q_norm")
+      | hf.norm("blocks.attention.key_norm", f"{layer}.self_attn.k_norm")
+      | hf.norm("blocks.attention_out_norm", f"{layer}.post_attention_layernorm")
+      | hf.norm("blocks.feed_forward_norm", f"{layer}.{after}")
+      | hf.linear("blocks.feed_forward.gate", f"{layer}.mlp.gate_proj")
+      | hf.linear("blocks.feed_forward.up", f"{layer}.mlp.up_proj")
+      | hf.linear("blocks.feed_forward.down", f"{layer}.mlp.down_proj")
+      | hf.norm("blocks.feed_forward_out_norm", f"{layer}.post_feedforward_layernorm")
+      | hf.norm("final_norm", "model.norm")
+      | hf.matrix("head.kernel", "lm_head.weight")
+      | hf.matrix("classifier.score.kernel", "score.weight")
+      | hf.linear("classifier", "qa_outputs" if config.head == "question" else "score")
+  )
+
+
+def config_from_hf(given: Mapping[str, Any]) -> DecoderConfig:
+  """The architecture that a config.json says.
+
+  Raises:
+    ConfigError: a key that is not supported and that would change the numbers.
+  """
+  if given["model_type"] == "gemma3":  # the text model inside the multimodal one
+    inner = dict(given.get("text_config") or {})
+    outer = {key: given[key] for key in ("tie_word_embeddings", "architectures", "id2label") if key in given}
+    given = inner | outer | dict(model_type="gemma3_text")
+  family = given["model_type"]
+  read = hf.ConfigReader(given, DEFAULTS[family])
+  fields: dict[str, Any] = {ours: read(*key) for ours, key in KEYS.items()}
+  fields["attention_dropout"] = fields["attention_dropout"] or 0.0
+  kv_heads, head_width = read("num_key_value_heads", int | None), read("head_dim", int | None)
+  fields["kv_heads"] = kv_heads or fields["heads"]
+  fields["head_width"] = head_width or fields["width"] // fields["heads"]
+  fields |= _biases(family, read) | _spans(family, read, fields["depth"]) | _ropes(family, read)
+  if family.startswith("gemma"):
+    fields |= _gemma(family, read)
+  else:
+    fields |= dict(act=read("hidden_act", str), qk_norm=family == "qwen3")
+  read.only("use_bidirectional_attention", None, False)
+  read.only("partial_rotary_factor", None, 1.0)
+  read.only("token_classification_bias", None, True)
+  read.finish(HARMLESS)
+  head: Any = hf.head_of(given, _heads(family))
+  return DecoderConfig(family=family, head=head, labels=hf.labels_of(given), carried=read.carried(), **fields)
+
+
+def _heads(family: str) -> dict[str, str]:
+  if family == "gemma3_text":
+    return GEMMA3_HEADS
+  return {CLASSES[family] + ending: head for ending, head in ENDINGS.items()
+          if not (head == "question" and family.startswith("gemma"))}
+
+
+def _biases(family: str, read: hf.ConfigReader) -> dict[str, bool]:
+  if family == "qwen2":  # always on q, k and v, never on the output
+    return dict(qkv_bias=True, out_bias=False)
+  if family == "mistral":
+    return {}
+  everywhere = read("attention_bias", bool)
+  return dict(qkv_bias=everywhere, out_bias=everywhere) | (
+      dict(mlp_bias=read("mlp_bias", bool)) if family == "llama" else {})
+
+
+def _gemma(family: str, read: hf.ConfigReader) -> dict[str, Any]:
+  fields: dict[str, Any] = dict(norm_offset=True, scale_embedding=True)
+  if family == "gemma":  # the released configs say gelu and mean its tanh form
+    act = read("hidden_act", str)
+    return fields | dict(act="gelu_pytorch_tanh" if act == "gelu" else act)
+  return fields | dict(
+      act=read("hidden_activation", str), norms="sandwich", qk_norm=family == "gemma3_text",
+      attention_scale=float(read("query_pre_attn_scalar", float)) ** -0.5,
+      attention_cap=read("attn_logit_softcapping", float | None),
+      logit_cap=read("final_logit_softcapping", float | None))
+
+
+def _spans(family: str, read: hf.ConfigReader, depth: int) -> dict[str, Any]:
+  """Which layers are local. Keys that a class does not have are left to `finish`."""
+  if family in ("llama", "gemma"):
+    read.only("layer_types", None, ["full_attention"] * depth)
+    return {}
+  window = read("sliding_window", int | None)
+  if family == "mistral":
+    read.only("layer_types", None, ["sliding_attention" if window else "full_attention"] * depth)
+    return {} if window is None else dict(spans=("local",), window=window)
+  types = read("layer_types", list | None)
+  if family.startswith("qwen"):
+    window = window if read("use_sliding_window", bool) else None
+    first = read("max_window_layers", int)
+    types = types or ["sliding_attention" if window and i >= first else "full_attention" for i in range(depth)]
+  elif types is None:
+    pattern = 2 if family == "gemma2" else read.hf.get("sliding_window_pattern") or 6
+    types = ["sliding_attention" if (i + 1) % pattern else "full_attention" for i in range(depth)]
+  spans = {"sliding_attention": "local", "full_attention": "full"}
+  for kind in types:
+    if kind not in spans:
+      raise unknown_name("config.json: layer_types", kind, list(spans), what="kind of layer")
+  if len(types) != depth:
+    raise ConfigError("config.json: layer_types", f"{len(types)} layers named, {depth} there are")
+  if window is None and "sliding_attention" in types:
+    raise ConfigError("config.json: sliding_window", "null, but layer_types has sliding layers")
+  ours = tuple(spans[kind] for kind in types)
+  ours = ours[:period(ours)]
+  return dict(spans=ours, window=window if "local" in ours else None)
+
+
+def _ropes(family: str, read: hf.ConfigReader) -> dict[str, Rope]:
+  """The rope of global layers, and in Gemma 3 that of local ones."""
+  read.used |= {"rope_parameters", "rope_scaling", "rope_theta", "rope_local_base_freq",
+                "original_max_position_embeddings"}
+  said = dict(read.hf.get("rope_parameters") or {})
+  scaling = dict(read.hf.get("rope_scaling") or {})
+  top = read.hf.get("original_max_position_embeddings")
+  if family == "gemma3_text":
+    full = {"rope_theta": read.hf.get("rope_theta") or 1_000_000.0} | (said.get("full_attention") or {}) | scaling
+    local = {"rope_theta": read.hf.get("rope_local_base_freq") or 10_000.0} | (said.get("sliding_attention") or {})
+    return dict(rope=_rope(full, top), local_rope=_rope(local, top))
+  return dict(rope=_rope({"rope_theta": read.hf.get("rope_theta") or 10_000.0} | (scaling or said), top))
+
+
+def _rope(said: Mapping[str, Any], trained: int | None) -> Rope:
+  said = {k: v for k, v in said.items() if v is not None}
+  kind = said.get("rope_type", said.get("type", "default"))
+  if kind not in SCALINGS:
+    raise unknown_name("config.json: rope_type", kind, list(SCALINGS), what="rope scaling")
+  if said.get("partial_rotary_factor", 1.0) != 1.0:
+    raise ConfigError("config.json: partial_rotary_factor", f"{said['partial_rotary_factor']} is not supported",
+                      accepted="1.0")
+  known = {"rope_theta", "rope_type", "type", "partial_rotary_factor", "finetuned", *ROPE_KEYS}
+  unknown = sorted(set(said) - known)
+  if unknown:
+    raise unknown_name("config.json: rope_parameters", unknown[0], sorted(known), what="key")
+  used = dict(linear=ROPE_KEYS[:1], dynamic=ROPE_KEYS[:1], llama3=ROPE_KEYS[:4],
+              yarn=(*ROPE_KEYS[:2], *ROPE_KEYS[4:])).get(kind, ())
+  options = {k: said[k] for k in used if k in said}
+  if trained is not None and kind in ("llama3", "yarn"):
+    options["original_max_position_embeddings"] = trained
+  return Rope(float(said["rope_theta"]), kind, tuple(sorted(options.items())))
+
+
+def config_to_hf(config: DecoderConfig) -> dict[str, Any]:
+  """The config.json of this architecture, in keys that transformers 4 and 5 both read.
+
+  Raises:
+    ConfigError: something that the family's class cannot say.
+  """
+  family = config.family
+  if family not in DEFAULTS:
+    raise unknown_name("config.model.family", family, list(DEFAULTS))
+  said: dict[str, Any] = {key[0]: getattr(config, ours) for ours, key in KEYS.items()}
+  said |= hf.description(config, hf.architecture_of(config.head, _heads(family)), family)
+  said |= dict(pad_token_id=config.pad_token, num_key_value_heads=config.kv_heads, head_dim=config.head_width)
+  said["hidden_activation" if family in ("gemma2", "gemma3_text") else "hidden_act"] = config.act
+  said |= {key: getattr(config, ours) for key, ours in (("attention_bias", "qkv_bias"), ("mlp_bias", "mlp_bias"))
+           if key in DEFAULTS[family]}
+  said |= _said_spans(config)
+  if family in ("gemma2", "gemma3_text"):
+    scale = config.attention_scale or config.head_width**-0.5
+    config = dataclasses.replace(config, attention_scale=scale)
+    said |= dict(query_pre_attn_scalar=_whole(scale**-2), attn_logit_softcapping=config.attention_cap,
+                 final_logit_softcapping=config.logit_cap)
+  said |= _said_ropes(config)
+  return hf.checked_round_trip(config, said, HUGGING_FACE, IGNORE)
+
+
+def _said_spans(config: DecoderConfig) -> dict[str, Any]:
+  if config.family == "mistral":
+    return dict(sliding_window=config.window)
+  if config.family in ("llama", "gemma"):
+    return {}
+  theirs = {"local": "sliding_attention", "full": "full_attention"}
+  types = [theirs[config.spans[i % len(config.spans)]] for i in range(config.depth)]
+  said = dict(layer_types=types, sliding_window=config.window)
+  return said | (dict(use_sliding_window=config.window is not None) if config.family.startswith("qwen") else {})
+
+
+def _said_ropes(config: DecoderConfig) -> dict[str, Any]:
+  say = lambda rope: dict(rope_type=rope.kind, rope_theta=rope.theta, **dict(rope.options))
+  scaling = {k: v for k, v in say(config.rope).items() if k != "rope_theta"}
+  older = dict(rope_theta=config.rope.theta, rope_scaling=None if config.rope.kind == "default" else scaling)
+  if config.family != "gemma3_text":
+    return older | dict(rope_parameters=say(config.rope))
+  local = config.local_rope or config.rope
+  return older | dict(rope_local_base_freq=local.theta,
+                      rope_parameters=dict(full_attention=say(config.rope), sliding_attention=say(local)))
+
+
+def _whole(x: float) -> float | int:
+  """Undoes the rounding of x ** -0.5 ** -2 for the whole numbers that configs hold."""
+  return round(x) if abs(x - round(x)) < 1e-6 * x else x
+
+
+def _prefix(config: DecoderConfig) -> str:
+  if config.head == "none":
+    return ""
+  return "transformer." if config.head == "question" and config.family == "llama" else "model."
+
+
+IGNORE = ("dtype", "remat", "scan", "attention", "labels", "carried", "dropout")
+HUGGING_FACE = hf.Family(
+    model_types=(*DEFAULTS, "gemma3"), config=DecoderConfig, build=from_config, names=names,
+    config_from_hf=config_from_hf, config_to_hf=config_to_hf, prefix=_prefix,
+    prefixes=("model.language_model.", "language_model.model.", "model.", "transformer.", "language_model."),
+    tied=lambda config: {"lm_head.weight": "model.embed_tokens.weight"},
+    ignored=(r"rotary_emb\.inv_freq$", r"(^|\.)position_ids$", r"^(model\.)?(vision_tower|multi_modal_projector)\."),
+    untie=lambda config: dataclasses.replace(config, tied=False),
+)
