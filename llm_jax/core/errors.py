@@ -56,7 +56,7 @@ class RestartError(LlmJaxError):
   exit_code = 75
 
 
-class TrainingStopped(LlmJaxError):
+class DivergedError(LlmJaxError):
   """The guard stopped the run (too many skipped updates in a row); a checkpoint was written."""
 
   exit_code = 1

@@ -98,7 +98,7 @@ def _full_axes(name: str, axes: tuple | None, ndim: int) -> tuple[str | None, ..
 
 def parameter(rngs: nnx.Rngs, shape: tuple[int, ...], axes: tuple[str | None, ...],
               init: Callable[..., jax.Array]) -> nnx.Param:
-  """A float32 parameter with one logical axis name per dimension; `init(key, shape, dtype)` as in jax.nn.initializers."""
+  """A float32 parameter with one logical axis name per dimension; `init` as in jax.nn.initializers."""
   if len(shape) != len(axes):
     raise ValueError(f"shape {shape} has {len(shape)} dimensions, axes {axes} name {len(axes)}")
   return nnx.Param(init(rngs.params(), shape, jnp.float32), axes=axes)

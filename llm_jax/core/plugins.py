@@ -114,7 +114,8 @@ def check_type(value: Any, annotation: Any, key: str) -> Any:
   Raises:
     ConfigError: otherwise, naming the type that is accepted.
   """
-  options = typing.get_args(annotation) if typing.get_origin(annotation) in (typing.Union, types.UnionType) else (annotation,)
+  union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
+  options = typing.get_args(annotation) if union else (annotation,)
   for option in options:
     fits, converted = _fit(value, option)
     if fits:

@@ -50,3 +50,14 @@ def make(spec: Mapping[str, int], devices: Sequence[Any] | None = None, key: str
   shape = tuple(sizes(spec, len(devices), key).values())
   grid = mesh_utils.create_device_mesh(shape, devices=devices, allow_split_physical_axes=True)
   return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def build(*, data: int = -1, fsdp: int = 1, tensor: int = 1) -> dict[str, int]:
+  """The sizes of the mesh's axes.
+
+  Args:
+    data: copies of the model, each with its part of the batch; -1 takes the devices that are left.
+    fsdp: devices that share the batch and each hold a part of parameters and optimizer state (ZeRO-3).
+    tensor: devices that share each layer's heads, feed-forward width and vocabulary (Megatron).
+  """
+  return {"data": data, "fsdp": fsdp, "tensor": tensor}

@@ -72,7 +72,8 @@ class ShardingRules:
       ways *= self.mesh.shape[mesh_axis]
     return None if not kept else kept[0] if len(kept) == 1 else tuple(kept)
 
-  def sharding(self, axes: Sequence[str | None], shape: Sequence[int] | None = None, name: str = "array") -> NamedSharding:
+  def sharding(self, axes: Sequence[str | None], shape: Sequence[int] | None = None,
+               name: str = "array") -> NamedSharding:
     """As `spec`, on this mesh."""
     return NamedSharding(self.mesh, self.spec(axes, shape, name))
 
@@ -80,7 +81,8 @@ class ShardingRules:
     """The sharding of what every device holds whole."""
     return NamedSharding(self.mesh, PartitionSpec())
 
-  def for_params(self, axes: Mapping[str, tuple[str | None, ...]], shapes: Mapping[str, Any]) -> dict[str, NamedSharding]:
+  def for_params(self, axes: Mapping[str, tuple[str | None, ...]],
+                 shapes: Mapping[str, Any]) -> dict[str, NamedSharding]:
     """{parameter name: its sharding}; overrides win."""
     result = {}
     for name, logical in axes.items():

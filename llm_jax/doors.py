@@ -1,0 +1,128 @@
+"""What every door (`python -m llm_jax.train`, evaluate, generate, convert, plan) does before and after its own work.
+
+Reads `--config=FILE[:arg] --config.key=value --workdir=DIR` and the door's absl flags, sets up the process before jax is
+imported, and turns an error the user can act on into a few lines and an exit code. Anything left over on the command
+line is an error: `config.lr=1` without its dashes is never ignored.
+"""
+
+import os
+import pathlib
+import re
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from absl import flags
+
+from llm_jax.core import allocator
+from llm_jax.core.errors import ConfigError, LlmJaxError, nearest_name
+
+Overrides = list[tuple[str, str]]
+
+
+def run(main: Callable[[Any, Overrides], int | None], define: Callable[[flags.FlagValues], None],
+        argv: Sequence[str] | None = None) -> None:
+  """Parses the command line, runs `main(flag values, config overrides)`, and exits with its code.
+
+  A LlmJaxError is printed without a traceback and gives its own exit code; other exceptions are bugs and are raised.
+  """
+  try:
+    values, overrides = parse(list(sys.argv if argv is None else argv), define)
+    prepare_process(values)
+    code = main(values, overrides)
+  except LlmJaxError as e:
+    print(f"error: {e}", file=sys.stderr)
+    code = e.exit_code
+  except BrokenPipeError:
+    code = 0
+  sys.stdout.flush()
+  sys.exit(code or 0)
+
+
+def parse(argv: list[str], define: Callable[[flags.FlagValues], None]) -> tuple[flags.FlagValues, Overrides]:
+  """-> (absl flag values, [(config path, text)] in order).
+
+  Raises:
+    ConfigError: an unknown flag, a bad value, or anything that is not a flag.
+  """
+  values = flags.FlagValues()
+  flags.DEFINE_integer("fake_devices", 0, "Pretend that the CPU is this many devices.", flag_values=values)
+  flags.DEFINE_bool("help", False, "Print the flags of this door.", short_name="h", flag_values=values)
+  define(values)
+  overrides, rest = split_overrides(argv[1:])
+  try:
+    left = values([argv[0], *rest])[1:]
+  except flags.UnrecognizedFlagError as e:
+    raise ConfigError(f"--{e.flagname}", "unknown flag", nearest=_nearest_flag(e.flagname, values),
+                      accepted=", ".join(f"--{n}" for n in _names(values))) from None
+  except flags.Error as e:
+    raise ConfigError("command line", str(e)) from None
+  if values.help:
+    print(values.main_module_help() or values.get_help())
+    raise SystemExit(0)
+  if left:
+    near = f"--{left[0]}" if re.match(r"config[.=]|workdir=|\w+=", left[0]) else None
+    raise ConfigError("command line", f"{left[0]!r} is not a flag", nearest=near, accepted="flags begin with --")
+  return values, overrides
+
+
+def split_overrides(arguments: Sequence[str]) -> tuple[Overrides, list[str]]:
+  """Takes `--config.a.b=value`, `--config.a.b value` and `--noconfig.a.b` out of the arguments."""
+  overrides: Overrides = []
+  rest: list[str] = []
+  queue = list(arguments)
+  while queue:
+    argument = queue.pop(0)
+    off = re.fullmatch(r"--?noconfig\.([\w.]+)", argument)
+    match = re.fullmatch(r"--?config\.([^=]+)(?:=(.*))?", argument, re.DOTALL)
+    if off:
+      overrides.append((off.group(1), "False"))
+    elif match and match.group(2) is not None:
+      overrides.append((match.group(1), match.group(2)))
+    elif match and queue and not queue[0].startswith("--"):
+      overrides.append((match.group(1), queue.pop(0)))
+    elif match:
+      raise ConfigError(f"--config.{match.group(1)}", "no value given", accepted=f"--config.{match.group(1)}=VALUE")
+    else:
+      rest.append(argument)
+  return overrides, rest
+
+
+def _names(values: flags.FlagValues) -> list[str]:
+  return sorted({name for name in values if len(name) > 1 and "?" not in name})
+
+
+def _nearest_flag(name: str, values: flags.FlagValues) -> str | None:
+  near = nearest_name(name, [*_names(values), "config"])
+  return None if near is None else f"--{near}"
+
+
+def prepare_process(values: flags.FlagValues) -> None:
+  """Settings that must come before jax is imported: the allocator and the number of pretended devices."""
+  allocator.tune_malloc()
+  if values.fake_devices:
+    kept = re.sub(r"--xla_force_host_platform_device_count=\d+", "", os.environ.get("XLA_FLAGS", ""))
+    os.environ["XLA_FLAGS"] = f"{kept} --xla_force_host_platform_device_count={values.fake_devices}".strip()
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+
+def read_config(flag: str | None, workdir: str | None, overrides: Overrides, schema: Any) -> dict[str, Any]:
+  """The config of `--config`, or the one saved in the workdir, with the overrides applied.
+
+  Raises:
+    ConfigError: neither is there, or an override is wrong.
+  """
+  from llm_jax.core import config as configs
+  from llm_jax.training.session import saved_config
+
+  if flag is not None:
+    config = configs.load_file(flag)
+  else:
+    saved = None if workdir is None else saved_config(pathlib.Path(workdir))
+    if saved is None:
+      raise ConfigError("--config", "required but not given", accepted="FILE.py or FILE.py:argument, or a --workdir "
+                        "that holds a run")
+    config = saved
+  for path, text in overrides:
+    configs.override(config, path, text, schema)
+  return config

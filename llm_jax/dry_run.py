@@ -1,0 +1,100 @@
+"""What `--dry_run` prints: mesh, parameters, memory per device, FLOPs, the schedule, a data sample. Nothing is trained."""
+
+import math
+from typing import Any
+
+import jax
+import numpy as np
+
+from llm_jax.data.corpus import sample
+from llm_jax.training import flops
+from llm_jax.training.formats import si
+from llm_jax.training.session import parameter_table, schedules
+
+BLOCKS = " ▁▂▃▄▅▆▇█"
+
+
+def describe(run: Any, compile: bool = True) -> str:
+  """The whole text. compile: also compile the step here and report XLA's own memory figures."""
+  parts = [_mesh(run), _parameters(run), _memory(run, compile), _flops(run), "\n".join(run.optimizer.notes),
+           _schedules(run), "data\n" + run.corpus.description, _sample(run)]
+  return "\n\n".join(parts)
+
+
+def _mesh(run: Any) -> str:
+  axes = " x ".join(f"{a}={n}" for a, n in run.rules.mesh.shape.items())
+  kind = jax.devices()[0].device_kind
+  return f"mesh {axes} over {run.rules.mesh.size} x {kind}, {jax.process_count()} host(s)"
+
+
+def _parameters(run: Any) -> str:
+  rows = [(r["name"], "x".join(map(str, r["shape"])), f"{r['count']:,}", r["layout"], "" if r["trained"] else "frozen")
+          for r in parameter_table(run)]
+  widths = [max(len(r[i]) for r in rows) for i in range(4)]
+  lines = [f"{r[0]:<{widths[0]}}  {r[1]:>{widths[1]}}  {r[2]:>{widths[2]}}  {r[3]:<{widths[3]}}  {r[4]}".rstrip()
+           for r in rows]
+  return "\n".join([f"parameters: {run.model.size:,}", *lines])
+
+
+def device_bytes(tree: Any) -> int:
+  """Bytes that one device holds of arrays with these shapes and shardings."""
+  total = 0
+  for leaf in jax.tree.leaves(tree):
+    shape = leaf.sharding.shard_shape(leaf.shape)
+    width = 4 if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf.dtype.itemsize
+    total += math.prod(shape) * width
+  return total
+
+
+def _memory(run: Any, compile: bool) -> str:
+  state = run.abstract_state
+  kinds = {"parameters": (state.params, state.frozen), "optimizer": state.opt_state, "average": state.ema}
+  lines = [f"{kind:<12} {si(device_bytes(tree), 'B')}" for kind, tree in kinds.items() if jax.tree.leaves(tree)]
+  if compile:
+    found = compiled_memory(run)
+    if found is not None:
+      lines += [f"{'temporaries':<12} {si(found.temp_size_in_bytes, 'B')}  (activations and gradients, XLA's figure)",
+                f"{'peak':<12} {si(peak_bytes(found), 'B')}"]
+  return "\n".join(["memory per device", *lines])
+
+
+def compiled_memory(run: Any) -> Any:
+  """XLA's memory analysis of the compiled step; None where the backend gives none."""
+  plan = run.curriculum.plan(0, run.curriculum.init())
+  rows = run._fields(run.corpus.train.take(0, plan))
+  batch = {n: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=run.batch_sharding) for n, a in rows.items()}
+  knobs = {n: jax.ShapeDtypeStruct((), np.float32) for n in plan.knobs}
+  return run.compiled_step.lower(run.abstract_state, batch, knobs).compile().memory_analysis()
+
+
+def peak_bytes(found: Any) -> int:
+  """Arguments, results that are not arguments again, and temporaries."""
+  return (found.argument_size_in_bytes + found.output_size_in_bytes - found.alias_size_in_bytes
+          + found.temp_size_in_bytes)
+
+
+def _flops(run: Any) -> str:
+  per_token = flops.per_token(run.model, run.train.length)
+  tokens = run.train.batch_size * run.train.length
+  return (f"{si(per_token, 'FLOP')} per token, {tokens:,} tokens and {si(per_token * tokens, 'FLOP')} per step, "
+          f"{si(per_token * tokens * run.train.steps, 'FLOP')} for {run.train.steps:,} steps")
+
+
+def _schedules(run: Any) -> str:
+  lines = ["schedules"]
+  for name, series in schedules(run).items():
+    values = np.asarray(series["value"], float)
+    lines.append(f"{name:<14} {sparkline(values)}  from {values[0]:.3g}, most {values.max():.3g}, to {values[-1]:.3g}")
+  return "\n".join(lines)
+
+
+def sparkline(values: np.ndarray, width: int = 60) -> str:
+  """A line of blocks from 0 to the largest value."""
+  picked = values[np.linspace(0, len(values) - 1, min(width, len(values))).astype(int)]
+  top = max(float(picked.max()), 1e-30)
+  return "".join(BLOCKS[round(max(v, 0.0) / top * (len(BLOCKS) - 1))] for v in picked)
+
+
+def _sample(run: Any) -> str:
+  shown = sample(run.corpus, 1, min(run.train.length, 256))
+  return "data sample\n" + "\n".join(shown)

@@ -1,0 +1,48 @@
+"""The evaluation pass: mean loss over a whole set, perplexity, and bits per byte, which compares between tokenizers."""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from llm_jax.core.types import Batch, Metrics, Params, Plan
+
+
+class EvaluationSet(Protocol):
+  """One exact pass over held-out data (data/windows.py has it)."""
+
+  bytes_per_token: float
+
+  def batches(self, batch: int, length: int) -> int: ...
+
+  def take(self, step: int, plan: Plan, rows: slice | None = None) -> Batch: ...
+
+
+def evaluate(eval_step: Callable[[Params, Params, Batch], Metrics], params: Params, frozen: Params, data: EvaluationSet,
+             put: Callable[[Batch], Any], plan: Plan, rows: slice | None = None,
+             most: int | None = None) -> dict[str, float]:
+  """{'loss', 'perplexity', 'bits_per_byte', the objective's own}: means over every target, weighted once at the end.
+
+  Args:
+    eval_step: jitted, returns sums (training/step.py). params, frozen: the weights. data: the set.
+    put: brings this host's rows onto the devices. plan: batch and length. rows: this host's rows of each batch.
+    most: at most so many batches.
+  """
+  count = data.batches(plan.batch, plan.length)
+  total: Any = None
+  for step in range(count if most is None else min(count, most)):
+    part = eval_step(params, frozen, put(data.take(step, plan, rows)))
+    total = part if total is None else jax.tree.map(jnp.add, total, part)
+  means = {name: float(np.asarray(m.total)) / max(float(np.asarray(m.weight)), 1e-8) for name, m in total.items()}
+  return {**means, **derived(means["loss"], data.bytes_per_token)}
+
+
+def derived(loss: float, bytes_per_token: float) -> Mapping[str, float]:
+  """Perplexity and bits per byte of a loss in nats per token."""
+  found = {"perplexity": math.exp(min(loss, 700.0))}
+  if bytes_per_token > 0:
+    found["bits_per_byte"] = loss / math.log(2) / bytes_per_token
+  return found

@@ -1,0 +1,247 @@
+"""The wiring diagram: from a config to the objects of a run, top to bottom.
+
+    run = experiment.build(config)          # checks everything, compiles nothing, allocates nothing on the devices
+    state = run.init_state()
+    state, metrics = run.train_step(state, run.batch(0), {})
+
+`SCHEMA` says which plug-in room or function every section of a config belongs to; llm_jax/training/session.py adds the
+workdir (checkpoints, metrics, report) around it.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from llm_jax.core import cache, plugins
+from llm_jax.core.config import Config, Section, plain, resolve
+from llm_jax.core.errors import ConfigError
+from llm_jax.core.model import Model
+from llm_jax.core.types import Batch, Curriculum, Objective, Plan, TrainState
+from llm_jax.data.corpus import Corpus, DataContext
+from llm_jax.data.loader import Loader, rows_of_host
+from llm_jax.evaluation import loss as evaluation_loss
+from llm_jax.optimizers import chain
+from llm_jax.optimizers import ema as weight_average
+from llm_jax.parallel import mesh as device_mesh
+from llm_jax.parallel.rules import ShardingRules, use
+from llm_jax.training import early_stopping, guard, settings
+from llm_jax.training import state as train_state
+from llm_jax.training.step import knobs_of, make_eval_step, make_train_step
+
+TOKENIZER = Section("how text becomes tokens", room="data/tokenizers", optional=True)
+SCHEMA: dict[str, Section] = {
+    "model": Section("the network", room="models"),
+    "data": Section("the text", room="data", nested={"tokenizer": TOKENIZER}),
+    "objective": Section("what is learned", room="objectives", default={"name": "causal_lm"}),
+    "curriculum": Section("data scheduler", room="curriculum", default={"name": "none"}),
+    "meta_learning": Section("loss scheduler", room="meta_learning", default={"name": "none"}),
+    "optimizer": Section("how parameters move", room="optimizers", shared=(chain.assemble,),
+                         synonyms=chain.ELSEWHERE),
+    "train": Section("length, batch and seed of the run", function=settings.train),
+    "mesh": Section("how devices share the work", function=device_mesh.build, default={}),
+    "evaluation": Section("held-out loss during the run", function=settings.evaluation, default={}),
+    "checkpoint": Section("saving", function=settings.checkpoint, default={}),
+    "log": Section("metrics", function=settings.log, default={}),
+    "sample": Section("texts written during the run", function=settings.sample, default={}),
+    "guard": Section("skipping bad updates", function=guard.build, default={}),
+    "ema": Section("average of the weights", function=settings.ema, optional=True),
+    "early_stopping": Section("stopping when a metric no longer improves", function=early_stopping.build,
+                              optional=True),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """The objects of one run. Arrays exist only after `init_state`."""
+
+  config: Config  # resolved: every knob
+  train: settings.Train
+  corpus: Corpus
+  model: Model
+  objective: Objective
+  curriculum: Curriculum
+  optimizer: chain.Optimizer
+  guard: guard.Guard
+  ema: settings.Ema | None
+  rules: ShardingRules
+  train_step: Callable  # pure, unjitted: (state, batch, knobs) -> (state, metrics)
+  eval_step: Callable  # pure, unjitted: (params, frozen, batch) -> {name: Mean}
+
+  @functools.cached_property
+  def abstract_state(self) -> TrainState:
+    """Shapes and shardings of the state."""
+    abstract = jax.eval_shape(self._make_state, jax.random.key(0))
+    return train_state.with_shardings(abstract, train_state.shardings(abstract, self.rules, self.model.logical_axes,
+                                                                      self.optimizer))
+
+  @functools.cached_property
+  def state_shardings(self) -> TrainState:
+    """Where each array of the state lies."""
+    return jax.tree.map(lambda a: a.sharding, self.abstract_state)
+
+  @property
+  def _make_state(self) -> Callable:
+    return train_state.initializer(self.model.init, self.optimizer, self.guard, self.ema is not None)
+
+  def init_state(self) -> TrainState:
+    """The state at step 0, made sharded."""
+    return jax.jit(self._make_state, out_shardings=self.state_shardings)(jax.random.key(self.train.seed))
+
+  def state_from(self, params: Mapping[str, Any]) -> TrainState:
+    """The state at step 0 that starts from given weights (--init_from)."""
+    _, run_key = jax.random.split(jax.random.key(self.train.seed))
+    make = lambda params, key: train_state.from_params(params, key, self.optimizer, self.guard, self.ema is not None)
+    return jax.jit(make, out_shardings=self.state_shardings)(dict(params), run_key)
+
+  @functools.cached_property
+  def batch_sharding(self) -> jax.sharding.NamedSharding:
+    """Rows over the data and fsdp axes."""
+    return self.rules.sharding(("batch",))
+
+  @functools.cached_property
+  def metric_names(self) -> tuple[str, ...]:
+    """Names of the train step's metrics, in the order of `compiled_step`'s vector."""
+    plan = self.curriculum.plan(0, self.curriculum.init())
+    batch = self.corpus.train.take(0, plan)
+    with use(self.rules):
+      _, metrics = jax.eval_shape(self.train_step, self.abstract_state, self._fields(batch), knobs_of(plan))
+    return tuple(sorted(metrics))
+
+  @functools.cached_property
+  def compiled_step(self) -> Callable:
+    """(state, batch, knobs) -> (state, vector of metrics): jitted, donating the state, laid out on the mesh."""
+    names = self.metric_names
+    def step(state: TrainState, batch: Batch, knobs: Mapping[str, Any]) -> tuple[TrainState, jax.Array]:
+      with use(self.rules):
+        state, metrics = self.train_step(state, batch, knobs)
+      return state, jnp.stack([metrics[n] for n in names])
+    return jax.jit(step, donate_argnums=0, in_shardings=(self.state_shardings, self.batch_sharding, None),
+                   out_shardings=(self.state_shardings, self.rules.replicated()))
+
+  @functools.cached_property
+  def compiled_eval_step(self) -> Callable:
+    """(params, frozen, batch) -> {name: Mean}, jitted."""
+    def step(params: Any, frozen: Any, batch: Batch) -> Any:
+      with use(self.rules):
+        return self.eval_step(params, frozen, batch)
+    return jax.jit(step, out_shardings=self.rules.replicated())
+
+  def put(self, rows: Mapping[str, np.ndarray]) -> Batch:
+    """This host's rows of a global batch, onto the devices."""
+    place = lambda a: jax.make_array_from_process_local_data(self.batch_sharding, a)
+    return {name: place(a) for name, a in self._fields(rows).items()}
+
+  def _fields(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+    """Without documents in a row, segments and positions say nothing: attention then needs no mask for them."""
+    plain_stream = not getattr(self.corpus.train, "boundaries", True)
+    dropped = {"segment_ids", "positions"} if plain_stream else set()
+    return {name: a for name, a in batch.items() if name not in dropped}
+
+  def batch(self, step: int) -> Batch:
+    """The batch of a step, on the devices, under the plan of the curriculum's initial state."""
+    plan = self.curriculum.plan(step, self.curriculum.init())
+    return self.put(self.loader.take(step, plan))
+
+  @functools.cached_property
+  def loader(self) -> Loader:
+    """This host's way to the training batches."""
+    return Loader(self.corpus.train, host=jax.process_index(), hosts=jax.process_count(), workers=self.train.workers,
+                  prefetch=self.train.prefetch)
+
+  def batches(self, start: int, position: Any) -> Iterator[tuple[int, Plan, Batch]]:
+    """(step, plan, batch on the devices) from `start` on; plans follow `position.curriculum` if it adapts."""
+    if self.curriculum.adaptive:
+      for step in range(start, self.train.steps):
+        plan = self.curriculum.plan(step, position.curriculum)
+        yield step, plan, self.put(self.loader.take(step, plan))
+      return
+    plan_of = functools.partial(self.curriculum.plan, state=position.curriculum)
+    with self.loader.stream(plan_of, start=start, stop=self.train.steps) as stream:
+      for step, plan, rows in stream:
+        yield step, plan, self.put(rows)
+
+  def evaluate(self, params: Any, frozen: Any, room: str = "eval") -> dict[str, float]:
+    """{'eval/loss': ..., 'eval/loss/code': ...} over every evaluation set."""
+    section = settings.evaluation(**self.config["evaluation"])
+    plan = Plan(section.batch_size or self.train.batch_size, self.train.length)
+    rows = rows_of_host(plan.batch, jax.process_index(), jax.process_count())
+    found: dict[str, float] = {}
+    for name, data in self.corpus.evals.items():
+      part = name.partition("/")[2]
+      values = evaluation_loss.evaluate(self.compiled_eval_step, params, frozen, data, self.put, plan, rows,
+                                        section.batches)
+      found |= {f"{room}/{metric}" + (f"/{part}" if part else ""): v for metric, v in values.items()}
+    return found
+
+  def bits_per_byte(self) -> float:
+    """Factor from nats per training token to bits per byte of training text."""
+    streams = [s for s in self.corpus.streams if s.split == "train"]
+    text_bytes = sum(s.text_bytes for s in streams)
+    return sum(s.size for s in streams) / max(text_bytes, 1) / math.log(2)
+
+  def identity(self) -> dict[str, Any]:
+    """What a resume compares: the resolved config and the data's fingerprint."""
+    return {**self.config, "fingerprint": self.corpus.fingerprint}
+
+
+def build(config: Mapping[str, Any]) -> Run:
+  """The run that a config describes.
+
+  Args:
+    config: a ConfigDict, a dict, or the resolved JSON of a workdir.
+
+  Raises:
+    ConfigError: anything that cannot be run, before data is read or a program compiled. DataError: unusable data.
+  """
+  resolved = resolve(plain(config), SCHEMA)
+  train = settings.train(**resolved["train"])
+  rules = ShardingRules(device_mesh.make(resolved["mesh"]))
+  curriculum = plugins.bind("curriculum", resolved["curriculum"], "config.curriculum")(
+      train.steps, train.batch_size, train.length)
+  objective = plugins.bind("objectives", resolved["objective"], "config.objective")()
+  learner = plugins.bind("meta_learning", resolved["meta_learning"], "config.meta_learning")()
+  make_model = plugins.bind("models", resolved["model"], "config.model")
+  check_batches(curriculum, train, rules)
+  probe = make_model(256, train.length)  # refuses sizes that do not fit before any data is read
+  check_mesh(probe, rules)
+  context = DataContext(train.seed, cache.folder("data"))
+  corpus = plugins.bind("data", resolved["data"], "config.data")(context)
+  model = make_model(corpus.vocab_size, train.length)
+  optimizer = chain.build_optimizer(resolved["optimizer"], model.shapes, train.steps, axes=model.logical_axes)
+  watch = guard.build(**resolved["guard"])
+  ema = None if resolved["ema"] is None else settings.ema(**resolved["ema"])
+  average = None if ema is None else functools.partial(_average, ema)
+  step = make_train_step(model.apply, objective, learner, optimizer.transform, schedule=optimizer.schedule, guard=watch,
+                         accumulate=train.accumulate, ema=average)
+  return Run(resolved, train, corpus, model, objective, curriculum, optimizer, watch, ema, rules, step,
+             make_eval_step(model.apply, objective))
+
+
+def _average(ema: settings.Ema, average: Any, params: Any, step: jax.Array) -> Any:
+  return weight_average.update(average, params, ema.decay, step, ema.start)
+
+
+def check_batches(curriculum: Curriculum, train: settings.Train, rules: ShardingRules) -> None:
+  """Every planned batch must split into micro-batches and those over the devices.
+
+  Raises:
+    ConfigError: with the numbers that do not divide.
+  """
+  axes = rules.table["batch"]
+  ways = math.prod(rules.mesh.shape[a] for a in ((axes,) if isinstance(axes, str) else axes or ()))
+  for batch, _ in sorted(curriculum.shapes()):
+    if batch % (ways * train.accumulate):
+      micro = f" x {train.accumulate} micro-batches" if train.accumulate > 1 else ""
+      raise ConfigError("config.train.batch_size", f"{batch} examples do not divide over {ways} devices (data x fsdp)"
+                        f"{micro}", accepted=f"a multiple of {ways * train.accumulate}")
+
+
+def check_mesh(model: Model, rules: ShardingRules) -> None:
+  """Raises ConfigError if a parameter cannot be split as the mesh asks."""
+  rules.for_params(model.logical_axes, model.shapes)

@@ -1,0 +1,62 @@
+"""Texts written by a model in training, for the report."""
+
+import dataclasses
+from typing import Any, Protocol
+
+import numpy as np
+
+from llm_jax.core.model import Model
+from llm_jax.core.types import TrainState
+from llm_jax.inference.generate import Generator
+from llm_jax.inference.sampling import Sampling
+
+
+class Text(Protocol):
+  """What is asked of a tokenizer here (data/tokenizers has it)."""
+
+  special: dict[str, int]
+  begin_of_document: int | None
+  end_of_document: int | None
+
+  def encode(self, text: str) -> np.ndarray: ...
+
+  def decode(self, ids: Any) -> str: ...
+
+
+@dataclasses.dataclass
+class Sampler:
+  """sampler(state) -> [(prompt, text)], the same texts for the same weights.
+
+  section: `config.sample`: prompts, tokens, temperature, top_k. rules: the mesh's, if any.
+  """
+
+  model: Model
+  tokenizer: Text
+  section: Any
+  seed: int
+  rules: Any = None
+
+  def __call__(self, state: TrainState) -> list[tuple[str, str]]:
+    generator = Generator(self.model, {**state.frozen, **state.params}, rules=self.rules)
+    how = Sampling(greedy=self.section.temperature == 0, temperature=self.section.temperature or 1.0,
+                   top_k=self.section.top_k)
+    prompts = [prompt_ids(self.tokenizer, p) for p in self.section.prompts]
+    room = generator.max_length or self.section.tokens + max(map(len, prompts))
+    count = min(self.section.tokens, room - max(map(len, prompts)))
+    made = generator.generate(prompts, max_new_tokens=count, sampling=how, eos_ids=ends(self.tokenizer), seed=self.seed)
+    return [(p, self.tokenizer.decode(g.tokens)) for p, g in zip(self.section.prompts, made)]
+
+
+def prompt_ids(tokenizer: Text, prompt: str) -> list[int]:
+  """Token ids of a prompt at the beginning of a document; an empty prompt is that beginning alone."""
+  begin = tokenizer.begin_of_document
+  ids = ([] if begin is None else [begin]) + [int(i) for i in tokenizer.encode(prompt)]
+  if not ids:  # no token marks a beginning: what follows the end of a document is one, or else a line's
+    end = tokenizer.end_of_document
+    ids = [end] if end is not None else [int(i) for i in tokenizer.encode("\n")]
+  return ids
+
+
+def ends(tokenizer: Text) -> tuple[int, ...]:
+  """Ids that end a text."""
+  return () if tokenizer.end_of_document is None else (tokenizer.end_of_document,)

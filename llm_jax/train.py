@@ -1,0 +1,64 @@
+"""Door: train, or resume. The same command on a CPU, a GPU box, a TPU slice.
+
+    python -m llm_jax.train --config=configs/gpt2.py:124m --workdir=runs/gpt2 --config.optimizer.peak=3e-4
+    python -m llm_jax.train --config=configs/gpt2.py:debug --dry_run
+    python -m llm_jax.train --config=configs/gpt2.py:debug --describe_config
+"""
+
+import pathlib
+from typing import Any
+
+from absl import flags
+
+from llm_jax import doors
+from llm_jax.core.errors import ConfigError
+
+
+def define(values: flags.FlagValues) -> None:
+  """The flags of this door."""
+  flags.DEFINE_string("config", None, "FILE.py or FILE.py:argument; then --config.key=value.", flag_values=values)
+  flags.DEFINE_string("workdir", None, "Folder of the run; the same command again resumes it.", flag_values=values)
+  flags.DEFINE_bool("dry_run", False, "Validate and print what would run, without training.", flag_values=values)
+  flags.DEFINE_bool("describe_config", False, "Print every knob with its meaning.", flag_values=values)
+  flags.DEFINE_string("init_from", None, "Start from the weights of a workdir or a Hugging Face folder.",
+                      flag_values=values)
+  flags.DEFINE_string("profile", "", "FIRST:LAST, steps to trace into DIR/profile.", flag_values=values)
+  flags.DEFINE_float("watchdog_seconds", 120.0, "A step may take at least so long before the run is taken for stuck.",
+                     flag_values=values)
+
+
+def main(values: Any, overrides: doors.Overrides) -> int:
+  """Reads the config, then describes, dry-runs or trains."""
+  from llm_jax import experiment
+  from llm_jax.core import config as configs
+
+  config = doors.read_config(values.config, values.workdir, overrides, experiment.SCHEMA)
+  if values.describe_config:
+    print(configs.describe(configs.resolve(config, experiment.SCHEMA), experiment.SCHEMA))
+    return 0
+  if values.workdir is None and not values.dry_run:
+    raise ConfigError("--workdir", "required but not given", accepted="the folder that the run is to be written to")
+  run = experiment.build(config)
+  if values.dry_run:
+    from llm_jax import dry_run
+
+    print(dry_run.describe(run))
+    return 0
+  from llm_jax import pretrained
+
+  from llm_jax.inference import samples
+  from llm_jax.training import flops, settings
+  from llm_jax.training.session import Session
+
+  workdir = pathlib.Path(values.workdir)
+  sampler = samples.Sampler(run.model, run.corpus.tokenizer, settings.sample(**run.config["sample"]), run.train.seed)
+  start = (lambda: run.state_from(pretrained.initial(values.init_from, run.model))) if values.init_from else None
+  session = Session(run, workdir, sampler, lambda length: flops.per_token(run.model, length), start, values.profile,
+                    values.watchdog_seconds)
+  session.train()
+  print(f"report: {workdir / 'report.html'}")
+  return 0
+
+
+if __name__ == "__main__":
+  doors.run(main, define)

@@ -1,0 +1,279 @@
+"""The training loop: batches in, steps out, and everything that happens between steps in one fixed order.
+
+After update n: metrics, evaluation, samples, checkpoint. A checkpoint of n therefore holds all work up to n, and a
+resume repeats nothing and skips nothing. The host never waits for the step that it has just dispatched: numbers are
+read from two steps back, when they are ready anyway.
+"""
+
+import collections
+import dataclasses
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from llm_jax.core.errors import DivergedError, RestartError
+from llm_jax.core.types import Batch, Curriculum, Plan, TrainState
+from llm_jax.training import faults, profiler
+from llm_jax.training.checkpoint import Checkpoints
+from llm_jax.training.early_stopping import EarlyStopping
+from llm_jax.training.metrics import MetricsWriter
+from llm_jax.training.preemption import Preemption
+from llm_jax.training.progress import Progress
+from llm_jax.training.step import knobs_of
+from llm_jax.training.throughput import Throughput
+from llm_jax.training.watchdog import Watchdog
+
+IN_FLIGHT = 2  # steps dispatched whose metrics have not been read
+LAST_VALUE = frozenset({"learning_rate", "skipped_updates", "skipped_in_a_row"})  # others are means over the interval
+HIDDEN = frozenset({"skipped_in_a_row", "target_tokens"})
+
+
+@dataclasses.dataclass(frozen=True)
+class Timetable:
+  """When things happen, in updates; 0 is never (the last update counts as all of them)."""
+
+  steps: int
+  log: int
+  evaluate: int
+  sample: int
+  save: int
+
+  def due(self, every: int, done: int) -> bool:
+    """Is something that happens `every` so many updates due after `done` of them?"""
+    return every > 0 and (done % every == 0 or done == self.steps)
+
+
+@dataclasses.dataclass
+class Position:
+  """What a resume needs beside the arrays: it goes into the checkpoint as JSON."""
+
+  curriculum: Any
+  sums: dict[str, float] = dataclasses.field(default_factory=dict)  # of the metrics since the last logged row
+  weight: float = 0.0  # target tokens since the last logged row
+  tokens: int = 0
+  pending: list[str] = dataclasses.field(default_factory=list)  # side work due at the last update but not done
+  early_stopping: dict[str, float] = dataclasses.field(default_factory=dict)
+  finished: bool = False
+
+
+@dataclasses.dataclass
+class Clock:
+  """Seconds and steps since the last logged row."""
+
+  data: float = 0.0
+  dispatch: float = 0.0
+  device: float = 0.0
+  steps: int = 0
+  tokens: int = 0
+
+  def split(self) -> dict[str, float]:
+    """The mean step's time by where the host spent it."""
+    n = max(self.steps, 1)
+    return {"time/data": self.data / n, "time/dispatch": self.dispatch / n, "time/device": self.device / n,
+            "time/step": self.total / n}
+
+  @property
+  def total(self) -> float:
+    return self.data + self.dispatch + self.device
+
+
+@dataclasses.dataclass
+class Loop:
+  """The parts of one run, wired by experiment.py, and the order in which they act.
+
+  step: (state, batch, knobs) -> (state, vector of metrics in the order of `names`), jitted, donating the state.
+  batches: (first step, position) -> iterator of (step, plan, batch on the devices). evaluate: state -> {name: value}.
+  sample: state -> [(prompt, text)]. describe_batch: (step, plan) -> which data that was, for a report of failure.
+  """
+
+  timetable: Timetable
+  step: Callable[[TrainState, Batch, Mapping[str, Any]], tuple[TrainState, jax.Array]]
+  names: tuple[str, ...]
+  curriculum: Curriculum
+  batches: Callable[[int, Position], Iterator[tuple[int, Plan, Batch]]]
+  evaluate: Callable[[TrainState], dict[str, float]]
+  sample: Callable[[TrainState], list[tuple[str, str]]]
+  checkpoints: Checkpoints
+  writer: MetricsWriter
+  progress: Progress
+  throughput: Throughput
+  flops_per_token: Callable[[int], float]
+  bits_per_byte: float | None  # factor from nats per token
+  max_skips: int
+  early_stopping: EarlyStopping | None
+  extra: Mapping[str, Any]  # goes into every checkpoint beside the position
+  profile: profiler.Window
+  watchdog: Watchdog
+  preemption: Preemption
+  describe_batch: Callable[[int, Plan], str] = lambda step, plan: f"step {step}"
+
+  def run(self, state: TrainState, position: Position) -> TrainState:
+    """Trains to the end.
+
+    Raises:
+      RestartError: a signal asked for a stop; a checkpoint was written. DivergedError: too many updates in a row were
+        skipped; a checkpoint was written. CheckpointError: a save failed.
+    """
+    self._clock, self._started = Clock(), time.perf_counter()
+    self._flying: collections.deque[tuple[int, Plan, jax.Array]] = collections.deque()
+    self._shapes: set[tuple[int, int]] = set()
+    self._skipped: list[str] = []
+    self._position = position
+    done = int(state.step)
+    with self.watchdog, self.preemption:
+      self._side_work(state, done, position.pending)
+      position.pending = []
+      if not position.finished and done < self.timetable.steps:
+        state = self._steps(state, done)
+    return state
+
+  def _steps(self, state: TrainState, done: int) -> TrainState:
+    batches = self.batches(done, self._position)
+    try:
+      while done < self.timetable.steps and not self._position.finished:
+        state = self._one_step(state, batches)
+        done += 1
+        self.watchdog.beat(done)
+        faults.inject(done, jax.process_index())
+        self._after(state, done)
+    finally:
+      close = getattr(batches, "close", None)
+      if close is not None:
+        close()
+      self.profile.stop()
+    return state
+
+  def _one_step(self, state: TrainState, batches: Iterator[tuple[int, Plan, Batch]]) -> TrainState:
+    start = time.perf_counter()
+    with self.watchdog.phase("data"):
+      index, plan, batch = next(batches)
+    ready = time.perf_counter()
+    self._clock.data += ready - start
+    self.profile.at(index)
+    if (plan.batch, plan.length) not in self._shapes:
+      return self._first_of_shape(state, index, plan, batch)
+    state, metrics = self.step(state, batch, knobs_of(plan))
+    self._flying.append((index + 1, plan, metrics))
+    self._clock.dispatch += time.perf_counter() - ready
+    self._clock.steps += 1
+    self._clock.tokens += plan.batch * plan.length
+    while len(self._flying) > IN_FLIGHT:
+      self._land()
+    return state
+
+  def _first_of_shape(self, state: TrainState, index: int, plan: Plan, batch: Batch) -> TrainState:
+    """Compiles for a new shape; that step stays out of the throughput."""
+    start = time.perf_counter()
+    with self.watchdog.phase("compile"):
+      state, metrics = self.step(state, batch, knobs_of(plan))
+      jax.block_until_ready(metrics)
+    self._shapes.add((plan.batch, plan.length))
+    self._flying.append((index + 1, plan, metrics))
+    self.progress.event(f"compiled the step for {plan.batch} x {plan.length} tokens in "
+                        f"{time.perf_counter() - start:.1f} s")
+    return state
+
+  def _land(self) -> None:
+    """Reads the oldest step's numbers; waits for the device only if that step is still running."""
+    start = time.perf_counter()
+    done, plan, vector = self._flying.popleft()
+    values = dict(zip(self.names, np.asarray(vector).tolist(), strict=True))
+    self._clock.device += time.perf_counter() - start
+    position = self._position
+    position.curriculum = self.curriculum.observe(position.curriculum, done - 1, values)
+    position.tokens += plan.batch * plan.length
+    for name, value in values.items():
+      if name in LAST_VALUE:
+        position.sums[name] = value
+      elif np.isfinite(value):
+        position.sums[name] = position.sums.get(name, 0.0) + value * values["target_tokens"]
+    position.weight += values["target_tokens"] if np.isfinite(values["loss"]) else 0.0
+    self._watch_skips(values, done, plan)
+    if self.timetable.due(self.timetable.log, done):
+      self._log(done, plan, values)
+
+  def _log(self, done: int, plan: Plan, values: Mapping[str, float]) -> None:
+    position, clock = self._position, self._clock
+    weight = position.weight
+    mean = {n: v if n in LAST_VALUE else v / weight if weight else float("nan") for n, v in position.sums.items()}
+    row: dict[str, Any] = {f"train/{n}": v for n, v in mean.items() if n not in HIDDEN}
+    if self.bits_per_byte is not None and "loss" in mean:
+      row["train/bits_per_byte"] = mean["loss"] * self.bits_per_byte
+    row["train/tokens"] = position.tokens
+    if len({p for p in self.curriculum.shapes()}) > 1:
+      row |= {"curriculum/length": plan.length, "curriculum/batch": plan.batch}
+    if plan.admit < 1.0:
+      row["curriculum/admit"] = plan.admit
+    row |= {f"curriculum/{name}": value for name, value in plan.knobs.items()}
+    if clock.steps:
+      row |= self.throughput.measure(tokens=clock.tokens, seconds=clock.total,
+                                     flops_per_token=self.flops_per_token(plan.length))
+      row |= clock.split()
+    row["time/elapsed"] = time.perf_counter() - self._started
+    self.writer.write(done, row)
+    self.progress.update(done, row)
+    self.checkpoints.check()
+    position.sums, position.weight, self._clock = {}, 0.0, Clock()
+
+  def _watch_skips(self, values: Mapping[str, float], done: int, plan: Plan) -> None:
+    if values["skipped_in_a_row"] > 0:
+      what = f"loss {values['loss']:.4g}, gradient norm {values['gradient_norm']:.4g}"
+      self.progress.event(f"step {done}: update skipped ({what})")
+      self._skipped.append(f"{self.describe_batch(done - 1, plan)}: {what}")
+    else:
+      self._skipped = []
+
+  def _after(self, state: TrainState, done: int) -> None:
+    table = self.timetable
+    side = [name for name, every in (("evaluate", table.evaluate), ("sample", table.sample)) if table.due(every, done)]
+    if self.preemption.should_stop(done):
+      self._position.pending = side
+      self._save(state, done, {})
+      reason = self.preemption.reason or "preemption"
+      raise RestartError(f"stopped by {reason} after step {done}; checkpoint written, the same command resumes")
+    if len(self._skipped) > self.max_skips:
+      self._save(state, done, {})
+      raise DivergedError(f"{len(self._skipped)} updates in a row were skipped; checkpoint {done} holds the last good "
+                          "weights\n  " + "\n  ".join(self._skipped[-6:]))
+    measured = self._side_work(state, done, side)
+    if self._position.finished or table.due(table.save, done) or done == table.steps:
+      self._save(state, done, measured)
+
+  def _side_work(self, state: TrainState, done: int, names: list[str]) -> dict[str, float]:
+    measured: dict[str, float] = {}
+    if names:
+      self._drain()
+    if "evaluate" in names:
+      start = time.perf_counter()
+      with self.watchdog.phase("eval"):
+        measured = self.evaluate(state)
+      self.writer.write(done, {**measured, "time/eval": time.perf_counter() - start})
+      shown = "  ".join(f"{name} {value:.4f}" for name, value in measured.items() if name.count("/") == 1)
+      self.progress.event(f"step {done}: {shown}")
+      if self.early_stopping is not None:
+        self._position.early_stopping = self.early_stopping.update(self._position.early_stopping, done, measured)
+        self._position.finished = self.early_stopping.exhausted(self._position.early_stopping)
+        if self._position.finished:
+          self.progress.event(f"step {done}: stopping early, {self.early_stopping.explain(self._position.early_stopping)}")
+    if "sample" in names:
+      with self.watchdog.phase("sample"):
+        for prompt, text in self.sample(state):
+          self.writer.write_sample(done, prompt, text)
+    return measured
+
+  def _save(self, state: TrainState, done: int, measured: Mapping[str, float]) -> None:
+    self._drain()
+    self.writer.sync()
+    start = time.perf_counter()
+    with self.watchdog.phase("save"):
+      extra = {**self.extra, "position": dataclasses.asdict(self._position)}
+      saved = self.checkpoints.save(done, state, extra, measured)
+    if saved:
+      self.progress.event(f"step {done}: checkpoint ({time.perf_counter() - start:.2f} s)")
+
+  def _drain(self) -> None:
+    while self._flying:
+      self._land()

@@ -1,0 +1,199 @@
+"""A run in its workdir: lock, resume, loop, report. What is here beside the loop is the promise that the same command
+starts a run, resumes it exactly, or says why it cannot.
+"""
+
+import dataclasses
+import functools
+import json
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from llm_jax.core import cache
+from llm_jax.core.errors import LlmJaxError
+from llm_jax.core.types import TrainState
+from llm_jax.training import compile_cache, early_stopping, machine, metrics, profiler, run_directory, settings
+from llm_jax.training.checkpoint import Checkpoints
+from llm_jax.training.loop import Loop, Position, Timetable
+from llm_jax.training.preemption import Preemption
+from llm_jax.training.progress import Progress
+from llm_jax.training.run_lock import RunLock
+from llm_jax.training.same_run import check_same_run
+from llm_jax.training.throughput import Throughput
+from llm_jax.training.watchdog import Watchdog
+
+Sampler = Callable[[TrainState], list[tuple[str, str]]]
+
+
+@dataclasses.dataclass
+class Session:
+  """Trains `run` (llm_jax/experiment.py) in `workdir`.
+
+  sample: state -> [(prompt, text)] for the report. flops_per_token: of a length. init_from: makes the first state
+  instead of `run.init_state` when the workdir has no checkpoint. profile: steps to trace, 'FIRST:LAST'.
+  """
+
+  run: Any
+  workdir: pathlib.Path
+  sample: Sampler
+  flops_per_token: Callable[[int], float]
+  init_from: Callable[[], TrainState] | None = None
+  profile: str = ""
+  watchdog_seconds: float = 120.0
+
+  def train(self) -> dict[str, float]:
+    """Trains to the end and writes the report -> the last evaluation's numbers.
+
+    Raises:
+      LlmJaxError: see Loop.run, RunLock, Checkpoints; status.json and the report then say why.
+    """
+    programs = compile_cache.enable(cache.folder("compiled"))
+    window = profiler.parse(self.profile, self.workdir / "profile")
+    with RunLock(self.workdir):
+      try:
+        return self._train(window, programs)
+      except LlmJaxError as e:
+        self._status("stopped", str(e).splitlines()[0])
+        raise
+      except BaseException as e:
+        self._status("failed", f"{type(e).__name__}: {e}")
+        raise
+      finally:
+        self._report()
+
+  def _train(self, window: profiler.Window, programs: compile_cache.Count) -> dict[str, float]:
+    run, config = self.run, self.run.config
+    saving, logging = settings.checkpoint(**config["checkpoint"]), settings.log(**config["log"])
+    primary = jax.process_index() == 0
+    with Checkpoints(self.workdir / "checkpoints", keep=saving.keep, keep_best=saving.best,
+                     asynchronous=saving.asynchronous, verify=saving.verify, on_save_error=saving.on_error) as saved, \
+        metrics.MetricsWriter(self.workdir, tensorboard=logging.tensorboard, wandb=logging.wandb,
+                              primary=primary) as writer:
+      state, position, notes = self._start(saved)
+      done = int(state.step)
+      with Progress(run.train.steps, done, enabled=primary) as progress:
+        for note in notes:
+          progress.event(note)
+        writer.truncate_after(done, again=position.pending)
+        self._describe()
+        self._status("running", "")
+        loop = self._loop(saved, writer, progress, window)
+        state = loop.run(state, position)
+        self._status("finished", "stopped early" if position.finished else "", int(state.step))
+        progress.event(f"compiled programs: {programs}")
+      saved.wait()
+    return last_evaluation(self.workdir)
+
+  def _start(self, saved: Checkpoints) -> tuple[TrainState, Position, list[str]]:
+    """The newest good checkpoint's state, or a fresh one if this workdir has never had a checkpoint."""
+    step = saved.latest_good()
+    if step is None:
+      state = self.run.init_state() if self.init_from is None else self.init_from()
+      return state, Position(self.run.curriculum.init()), []
+    state, extra = saved.restore(step, self.run.abstract_state)
+    notes = check_same_run(extra["config"], self.run.identity())
+    position = Position(**extra["position"])
+    return state, position, [f"resuming from checkpoint {step}", *(f"changed: {n}" for n in notes)]
+
+  def _loop(self, saved: Checkpoints, writer: metrics.MetricsWriter, progress: Progress,
+            window: profiler.Window) -> Loop:
+    run, config = self.run, self.run.config
+    stopping = config["early_stopping"]
+    devices = jax.devices()
+    return Loop(
+        timetable=Timetable(run.train.steps, config["log"]["every"], config["evaluation"]["every"],
+                            config["sample"]["every"], config["checkpoint"]["every"]),
+        step=run.compiled_step, names=run.metric_names, curriculum=run.curriculum, batches=run.batches,
+        evaluate=self._evaluate, sample=self.sample, checkpoints=saved, writer=writer, progress=progress,
+        throughput=Throughput(devices[0].device_kind, len(devices)), flops_per_token=self.flops_per_token,
+        bits_per_byte=run.bits_per_byte(), max_skips=run.guard.max_skips,
+        early_stopping=None if stopping is None else early_stopping.build(**stopping),
+        extra={"config": run.identity()}, profile=window, watchdog=Watchdog(min_seconds=self.watchdog_seconds),
+        preemption=Preemption(), describe_batch=self._describe_batch)
+
+  def _evaluate(self, state: TrainState) -> dict[str, float]:
+    found = self.run.evaluate(state.params, state.frozen)
+    if state.ema:
+      found |= self.run.evaluate(state.ema, state.frozen, room="eval_ema")
+    self._report()
+    return found
+
+  def _describe_batch(self, step: int, plan: Any) -> str:
+    examples = getattr(self.run.corpus.train, "examples", None)
+    if examples is None:
+      return f"step {step}"
+    domain, window, _ = examples(step, plan)
+    shown = ", ".join(f"{d}:{w}" for d, w in zip(domain[:8].tolist(), window[:8].tolist()))
+    return f"step {step}, windows {shown}{', ...' if len(window) > 8 else ''}"
+
+  def _describe(self) -> None:
+    """The documents beside the metrics, once at each start."""
+    if jax.process_index() != 0:
+      return
+    run, write = self.run, functools.partial(run_directory.write_document, self.workdir)
+    run.corpus.tokenizer.save(self.workdir / "tokenizer")
+    write(run_directory.CONFIG, run.config)
+    write(run_directory.MACHINE, machine.describe())
+    write(run_directory.DATA, {"fingerprint": run.corpus.fingerprint, "tokenizer": run.corpus.tokenizer.kind,
+                               "vocab_size": run.corpus.vocab_size, "what": run.corpus.description.splitlines()})
+    write(run_directory.PARAMETERS, parameter_table(run))
+    write(run_directory.SCHEDULES, schedules(run))
+
+  def _status(self, state: str, reason: str, step: int | None = None) -> None:
+    if jax.process_index() == 0:
+      known = run_directory.read_document(self.workdir, run_directory.STATUS) or {}
+      run_directory.write_document(self.workdir, run_directory.STATUS, {
+          "state": state, "step": known.get("step", 0) if step is None else step,
+          "total_steps": self.run.train.steps, "reason": reason})
+
+  def _report(self) -> None:
+    from llm_jax.training import report  # loads matplotlib
+
+    if jax.process_index() == 0:
+      report.write(self.workdir)
+
+
+def parameter_table(run: Any) -> list[dict[str, Any]]:
+  """One row per array: name, shape, dtype, count, logical axes, layout, trained or frozen."""
+  rows = []
+  for name, shape in run.model.shapes.items():
+    trained = name in run.optimizer.trainable
+    place = (run.state_shardings.params if trained else run.state_shardings.frozen)[name]
+    rows.append({"name": name, "shape": list(shape.shape), "dtype": str(shape.dtype), "count": shape.size,
+                 "axes": [a or "" for a in run.model.logical_axes[name]], "layout": str(place.spec),
+                 "trained": trained})
+  return rows
+
+
+def schedules(run: Any, points: int = 400) -> dict[str, Any]:
+  """The planned series of the run, for plots: learning rate, and length and batch where they change."""
+  steps = np.unique(np.linspace(0, run.train.steps - 1, min(points, run.train.steps)).astype(int))
+  found = {"learning_rate": {"step": steps.tolist(), "value": np.asarray(run.optimizer.schedule(steps)).tolist(),
+                             "unit": ""}}
+  state = run.curriculum.init()
+  plans = [run.curriculum.plan(int(s), state) for s in steps]
+  series: Mapping[str, tuple[list[float], str]] = {
+      "length": ([p.length for p in plans], "tokens"), "batch": ([p.batch for p in plans], "examples"),
+      "admit": ([p.admit for p in plans], "")}
+  for name, (values, unit) in series.items():
+    if len(set(values)) > 1:
+      found[name] = {"step": steps.tolist(), "value": values, "unit": unit}
+  for domain in sorted({d for p in plans for d in p.mixture or {}}):
+    found[f"mixture/{domain}"] = {"step": steps.tolist(), "value": [(p.mixture or {}).get(domain, 0.0) for p in plans],
+                                  "unit": ""}
+  return found
+
+
+def last_evaluation(workdir: pathlib.Path) -> dict[str, float]:
+  """The numbers of the last evaluation in metrics.jsonl; {} if there was none."""
+  rows = [r for r in metrics.rows(workdir) if "eval/loss" in r]
+  return {} if not rows else {k: v for k, v in rows[-1].items() if isinstance(v, float | int)}
+
+
+def saved_config(workdir: pathlib.Path) -> dict[str, Any] | None:
+  """The resolved config that a run saved in its workdir; None if there is none."""
+  path = workdir / run_directory.CONFIG
+  return json.loads(path.read_text("utf-8")) if path.is_file() else None

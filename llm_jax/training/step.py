@@ -1,0 +1,97 @@
+"""The train step: one pure function of (state, batch, knobs), and the evaluation step beside it.
+
+Neither is jitted here: a test can call them as they are; training/loop.py adds jit, donation and shardings.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from llm_jax.core.types import Batch, Key, Knobs, Learner, Loss, Losses, Mean, Metrics, Objective, Params, Plan, TrainState
+from llm_jax.training import faults
+from llm_jax.training.guard import Guard, select
+
+StepMetrics = dict[str, jax.Array]
+EmaUpdate = Callable[[Params, Params, jax.Array], Params]  # (average, params, step) -> average
+
+
+def mean_weighting(losses: Losses, knobs: Knobs) -> Loss:
+  """Every target counts by its weight; the architecture's auxiliary loss is added per unit of weight."""
+  weights = losses.weights.astype(jnp.float32)
+  weight = weights.sum()
+  return Loss((losses.values * weights).sum() + losses.auxiliary * weight, weight, losses.metrics)
+
+
+def accumulated(grad_fn: Callable[[Params, Batch, Key], tuple[Loss, Params]], params: Params, batch: Batch, key: Key,
+                count: int) -> tuple[Loss, Params]:
+  """Loss and gradient sums of the batch, taken in `count` micro-batches; nothing is divided here.
+
+  Rows go to micro-batches round robin, so that each stays spread over the devices as the whole batch was.
+  """
+  if count == 1:
+    return grad_fn(params, batch, key)
+  micro = jax.tree.map(lambda a: a.reshape(a.shape[0] // count, count, *a.shape[1:]).swapaxes(0, 1), batch)
+  first = jax.eval_shape(grad_fn, params, jax.tree.map(lambda a: a[0], micro), key)
+  zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), first)
+  def add(total: tuple[Loss, Params], xs: tuple[Batch, jax.Array]) -> tuple[tuple[Loss, Params], None]:
+    part, index = xs
+    return jax.tree.map(jnp.add, total, grad_fn(params, part, jax.random.fold_in(key, index))), None
+  return jax.lax.scan(add, zeros, (micro, jnp.arange(count)))[0]
+
+
+def make_train_step(apply: Callable, objective: Objective, learner: Learner, optimizer: optax.GradientTransformation, *,
+                    schedule: Callable[[Any], Any], guard: Guard, weighting: Callable[[Losses, Knobs], Loss] = mean_weighting,
+                    accumulate: int = 1, ema: EmaUpdate | None = None) -> Callable:
+  """train_step(state, batch, knobs) -> (state, {metric: scalar}).
+
+  The gradient is that of sum(weight * loss) / sum(weight) over the whole global batch, whatever the number of
+  micro-batches, hosts or devices.
+  """
+  def train_step(state: TrainState, batch: Batch, knobs: Knobs) -> tuple[TrainState, StepMetrics]:
+    key = jax.random.fold_in(state.key, state.step)
+    fault = faults.loss_scale(state.step)
+
+    def loss_fn(params: Params, batch: Batch, key: Key) -> tuple[jax.Array, Loss]:
+      loss = weighting(objective(apply, {**state.frozen, **params}, batch, key, knobs), knobs)
+      total = loss.total if fault is None else loss.total * fault
+      return total, loss._replace(total=total)
+
+    loss, grads = accumulated(learner(loss_fn), state.params, batch, key, accumulate)
+    weight = jnp.maximum(loss.weight, 1e-8)
+    grads = jax.tree.map(lambda g: g / weight.astype(g.dtype), grads)
+    mean, norm = loss.total / weight, optax.tree.norm(grads)
+    good, guard_state = guard.check(state.guard, mean, norm)
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    average = ema(state.ema, params, state.step) if ema else state.ema
+    params, opt_state, average = select(good, (params, opt_state, average),
+                                        (state.params, state.opt_state, state.ema))
+    metrics = {"loss": mean, "gradient_norm": norm, "learning_rate": jnp.asarray(schedule(state.step - state.guard["skipped"]), jnp.float32),
+               "target_tokens": loss.weight, "skipped_updates": guard_state["skipped"],
+               "skipped_in_a_row": guard_state["consecutive"]} | divide(loss.metrics)
+    state = state.replace(step=state.step + 1, params=params, opt_state=opt_state, ema=average, guard=guard_state)
+    return state, {name: value.astype(jnp.float32) for name, value in metrics.items()}
+  return train_step
+
+
+def make_eval_step(apply: Callable, objective: Objective) -> Callable:
+  """eval_step(params, frozen, batch) -> {metric: Mean}: loss and the objective's metrics, deterministic, still sums."""
+  def eval_step(params: Params, frozen: Params, batch: Batch) -> Metrics:
+    losses = objective(apply, {**frozen, **params}, batch, None, {})
+    loss = mean_weighting(losses, {})
+    return {"loss": Mean(loss.total, loss.weight)} | loss.metrics
+  return eval_step
+
+
+def knobs_of(plan: Plan) -> dict[str, np.float32]:
+  """The plan's knobs as scalars that cross jit without a recompile."""
+  return {name: np.float32(value) for name, value in plan.knobs.items()}
+
+
+def divide(metrics: Metrics) -> dict[str, jax.Array]:
+  """{name: total / weight}."""
+  return {name: m.total / jnp.maximum(m.weight, 1e-8) for name, m in metrics.items()}
