@@ -12,6 +12,8 @@ import tempfile
 from collections.abc import Iterable
 from typing import Any
 
+from llm_jax.core.errors import DataError
+
 
 def digest(*parts: Any) -> str:
   """32 hexadecimal digits for any JSON-like values; dicts count by content, not by order."""
@@ -34,15 +36,21 @@ def file_digests(paths: Iterable[pathlib.Path], cache_dir: pathlib.Path) -> dict
   """`file_digest` of each path; a file whose size and time are as at the last call is not read again.
 
   The times only decide whether to read; they are no part of the digest.
+
+  Raises:
+    DataError: a file cannot be read.
   """
   memory = cache_dir / "file_digests.json"
   known = _read_json(memory)
   found, fresh = {}, False
   for path in paths:
-    stat = path.stat()
-    key = f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}"
-    if not isinstance(known.get(key), str):
-      known[key], fresh = file_digest(path), True
+    try:
+      stat = path.stat()
+      key = f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}"
+      if not isinstance(known.get(key), str):
+        known[key], fresh = file_digest(path), True
+    except OSError as e:
+      raise DataError(f"{path}: cannot be read ({e.strerror or e})") from e
     found[path] = known[key]
   if fresh:
     write_atomically(memory, json.dumps(known, sort_keys=True, indent=0).encode())
@@ -50,18 +58,26 @@ def file_digests(paths: Iterable[pathlib.Path], cache_dir: pathlib.Path) -> dict
 
 
 def write_atomically(path: pathlib.Path, content: bytes) -> None:
-  """Writes a file so that a reader sees the old content or the new, never a part."""
-  path.parent.mkdir(parents=True, exist_ok=True)
-  handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+  """Writes a file so that a reader sees the old content or the new, never a part.
+
+  Raises:
+    DataError: it cannot be written.
+  """
+  temporary = None
   try:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     with os.fdopen(handle, "wb") as f:
       f.write(content)
       f.flush()
       os.fsync(f.fileno())
     os.replace(temporary, path)
-  except BaseException:
-    pathlib.Path(temporary).unlink(missing_ok=True)
-    raise
+    temporary = None
+  except OSError as e:
+    raise DataError(f"cannot write {path} ({e.strerror or e})") from e
+  finally:
+    if temporary is not None:
+      pathlib.Path(temporary).unlink(missing_ok=True)
 
 
 def _read_json(path: pathlib.Path) -> dict[str, Any]:

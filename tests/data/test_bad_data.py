@@ -5,7 +5,7 @@ import json
 
 import numpy as np
 import pytest
-from conftest import make_texts
+from made_texts import make_texts
 
 from llm_jax.core.errors import DataError
 from llm_jax.core.types import Plan

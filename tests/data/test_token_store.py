@@ -12,6 +12,7 @@ import pytest
 from llm_jax.core.errors import DataError
 from llm_jax.core.types import Plan
 from llm_jax.data import sealed_folder, text_folder, token_store
+from llm_jax.data.fingerprint import digest
 
 BYTES = {"name": "bytes"}
 
@@ -123,6 +124,11 @@ def test_fingerprint_changes_with_data_tokenizer_and_rules_and_with_nothing_else
   assert build(context, copy).fingerprint == base  # not the place, nor file times
   (copy / "b" / "00.txt").write_text("changed")
   assert build(context, copy).fingerprint != base
+
+
+def test_a_digest_is_of_content_not_of_order_in_dicts():
+  assert digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1})
+  assert len({digest("ab"), digest("a", "b"), digest(["a", "b"]), digest("a", "b", None)}) == 4
 
 
 def test_nothing_depends_on_hash_seed_working_directory_or_time_zone(tmp_path, folder):

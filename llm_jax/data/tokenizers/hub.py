@@ -114,7 +114,7 @@ def _library() -> Any:
     import tokenizers
   except ImportError as e:
     raise ConfigError("config.data.tokenizer.name", "'hub' needs the package tokenizers",
-                      accepted="pip install 'llm_jax[hub]'") from e
+                      accepted="pip install tokenizers") from e
   return tokenizers
 
 

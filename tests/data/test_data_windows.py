@@ -98,10 +98,24 @@ def test_an_epoch_of_concat_serves_every_token_once_but_for_a_tail(context, fold
   starts = np.concatenate([source.examples(step, Plan(1, 64))[2] for step in range(windows)])
   places = (starts[:, None] + np.arange(64)).ravel() % stream.size
   assert len(set(places.tolist())) == len(places) == windows * 64 > stream.size - 64
-  wrapped = int(np.flatnonzero(starts + 64 >= stream.size)[0]) if (starts + 64 >= stream.size).any() else None
-  if wrapped is not None:  # the window over the seam marks a new document there
-    b = source.take(wrapped, Plan(1, 64))
-    assert b["segment_ids"].max() >= 2
+
+
+def test_the_window_over_the_seam_goes_on_at_the_start(context, folder):
+  source = build(context, folder, domains="one").train
+  stream, seams = source.streams[0], 0
+  circle = np.concatenate([stream.tokens, stream.tokens])
+  for step in range(4 * sum(source.windows(64).values())):
+    _, _, (start,) = source.examples(step, Plan(1, 64))
+    if start + 64 < stream.size:
+      continue
+    seams += 1
+    b = source.take(step, Plan(1, 64))
+    assert (b["tokens"][0] == circle[start:start + 64]).all()
+    assert (b["targets"][0] == circle[start + 1:start + 65]).all()
+    first = stream.size - start  # column of the stream's first token
+    assert b["weights"][0, first - 1] == 0
+    assert first == 64 or b["positions"][0, first] == 0
+  assert seams >= 2
 
 
 @pytest.mark.parametrize("packing", ["best_fit", "first_fit"])
@@ -134,6 +148,10 @@ def test_pad_is_one_document_per_row_truncated(context, folder):
   assert set(np.unique(b["segment_ids"])) <= {0, 1}
   assert (b["tokens"][:, 0] == corpus.tokenizer.special["bos"]).all()
   assert (b["tokens"][b["segment_ids"] == 0] == corpus.tokenizer.special["pad"]).all()
+  full = b["segment_ids"][:, -1] == 1
+  assert full.any() and not full.all()
+  assert (b["weights"][full] == 1).all()  # a truncated document has a next token at the cut
+  assert (b["targets"][full, -1] < 256).all()
 
 
 def test_a_plan_changes_length_and_mixture_of_a_step(context, folder):

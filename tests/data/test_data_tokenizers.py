@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from conftest import make_texts
+from made_texts import make_texts
 
 from llm_jax.core import plugins
 from llm_jax.core.errors import ConfigError, DataError
