@@ -1,50 +1,25 @@
 """Scaled dot-product attention through one door.
 
 Which key a query may see is said by `Visibility`, never by a ready-made (L, M) mask, so that a kernel that skips blocks
-can be chosen behind the door: 'xla' (any device, twice differentiable), 'cudnn' (GPU), 'splash' (TPU), 'blocked' (CPU),
-or 'auto'. All agree with 'xla' (tests/layers/test_dot_product.py).
+can be chosen behind the door: 'xla' (any device, any derivative), 'cudnn' (GPU), 'splash' (TPU), 'blocked' (CPU), or
+'auto'. All agree with 'xla' (tests/layers/test_dot_product.py).
 """
 
-import dataclasses
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
 
+from llm_jax.core.derivatives import plain
+from llm_jax.core.errors import ConfigError
+from llm_jax.layers import attention_blocked, attention_cudnn, attention_splash
+from llm_jax.layers.attention_call import NEGATIVE, AttentionCall, Visibility
+from llm_jax.layers.doors import cpu_forms, platform
+
+__all__ = ["Implementation", "Visibility", "attend"]
+
 Implementation = Literal["auto", "xla", "blocked", "cudnn", "splash"]
-NEGATIVE = -1e30  # finite, so that a row with no visible key gives no NaN
-
-
-@dataclasses.dataclass(frozen=True)
-class Visibility:
-  """Which keys each query sees: all conditions must hold.
-
-  causal: key slot <= query slot; window: query slot - key slot < window (Mistral: a token sees itself and the
-  window - 1 before it); segments: (query_BL, key_BM) integer ids that must be equal (packing; padding is a segment of
-  its own, so that padded rows stay finite); offset: slot of the first query among the keys (cached decoding).
-  """
-
-  causal: bool = True
-  window: int | None = None
-  segments: tuple[jax.Array, jax.Array] | None = None
-  offset: jax.Array | int = 0
-
-  def mask(self, queries: int, keys: int) -> jax.Array | None:
-    """(B or 1, 1, L, M) boolean, True where visible; None when everything is."""
-    q_L1 = jnp.arange(queries)[:, None] + self.offset
-    k_1M = jnp.arange(keys)[None, :]
-    seen = None
-    if self.causal:
-      seen = k_1M <= q_L1
-    if self.window is not None:
-      near = (q_L1 - k_1M < self.window) if self.causal else (jnp.abs(q_L1 - k_1M) < self.window)
-      seen = near if seen is None else seen & near
-    seen = None if seen is None else seen[None, None]
-    if self.segments is not None:
-      query_BL, key_BM = self.segments
-      same = (query_BL[:, :, None] == key_BM[:, None, :])[:, None]
-      seen = same if seen is None else seen & same
-    return seen
+KERNELS = {"blocked": attention_blocked, "cudnn": attention_cudnn, "splash": attention_splash}
 
 
 def attend(q_BLHK: jax.Array, k_BMGK: jax.Array, v_BMGK: jax.Array, visibility: Visibility, *,
@@ -62,27 +37,53 @@ def attend(q_BLHK: jax.Array, k_BMGK: jax.Array, v_BMGK: jax.Array, visibility: 
     dropout_rate: of the attention weights, when `key` is given.
     key: random key for dropout.
     implementation: 'auto' takes the fastest that can serve the call on this device.
+
+  Raises:
+    ConfigError: the implementation that was asked for cannot serve this call.
   """
   scale = q_BLHK.shape[-1] ** -0.5 if scale is None else scale
-  return _xla(q_BLHK, k_BMGK, v_BMGK, visibility, scale, soft_cap, bias_BHLM, dropout_rate, key)
+  dropout_rate = dropout_rate if key is not None else 0.0
+  call = AttentionCall(q_BLHK, k_BMGK, v_BMGK, visibility, scale, soft_cap, bias_BHLM, dropout_rate, key)
+  name = _choose(call) if implementation == "auto" else _check(call, implementation)
+  return _xla(call) if name == "xla" else KERNELS[name].attend(call)
 
 
-def _xla(q_BLHK, k_BMGK, v_BMGK, visibility, scale, soft_cap, bias_BHLM, dropout_rate, key):
-  B, L, H, K = q_BLHK.shape
-  M, G = k_BMGK.shape[1:3]
-  q_BLGRK = q_BLHK.reshape(B, L, G, H // G, K)
-  scores = jnp.einsum("blgrk,bmgk->bgrlm", q_BLGRK, k_BMGK, preferred_element_type=jnp.float32) * scale
+def _choose(call: AttentionCall) -> str:
+  if plain():
+    return "xla"
+  if cpu_forms() and attention_blocked.problem(call) is None and attention_blocked.pays(call):
+    return "blocked"
+  kernel = {"gpu": "cudnn", "tpu": "splash"}.get(platform())
+  return kernel if kernel is not None and KERNELS[kernel].problem(call) is None else "xla"
+
+
+def _check(call: AttentionCall, name: str) -> str:
+  """`name` if it can serve the call."""
+  if name == "xla":
+    return name
+  problem = "it has first derivatives only" if plain() else KERNELS[name].problem(call)
+  if problem is not None:
+    raise ConfigError("config.model.attention", f"{name!r} cannot serve this call: {problem}",
+                      accepted="'auto', which takes what can, or 'xla'")
+  return name
+
+
+def _xla(call: AttentionCall) -> jax.Array:
+  B, L, H, K = call.q.shape
+  M, G = call.k.shape[1:3]
+  q_BLGRK = call.q.reshape(B, L, G, H // G, K)
+  scores = jnp.einsum("blgrk,bmgk->bgrlm", q_BLGRK, call.k, preferred_element_type=jnp.float32) * call.scale
   scores = scores.reshape(B, H, L, M)
-  if soft_cap is not None:
-    scores = soft_cap * jnp.tanh(scores / soft_cap)
-  if bias_BHLM is not None:
-    scores = scores + bias_BHLM.astype(jnp.float32)
-  mask = visibility.mask(L, M)
+  if call.soft_cap is not None:
+    scores = call.soft_cap * jnp.tanh(scores / call.soft_cap)
+  if call.bias is not None:
+    scores = scores + call.bias.astype(jnp.float32)
+  mask = call.visibility.mask(L, M)
   if mask is not None:
     scores = jnp.where(mask, scores, NEGATIVE)
   weights = jax.nn.softmax(scores, axis=-1)
-  if key is not None and dropout_rate > 0.0:
-    keep = jax.random.bernoulli(key, 1.0 - dropout_rate, weights.shape)
-    weights = jnp.where(keep, weights / (1.0 - dropout_rate), 0.0)
-  weights = weights.astype(v_BMGK.dtype).reshape(B, G, H // G, L, M)
-  return jnp.einsum("bgrlm,bmgk->blgrk", weights, v_BMGK).reshape(B, L, H, v_BMGK.shape[-1])
+  if call.key is not None and call.dropout_rate > 0.0:
+    keep = jax.random.bernoulli(call.key, 1.0 - call.dropout_rate, weights.shape)
+    weights = jnp.where(keep, weights / (1.0 - call.dropout_rate), 0.0)
+  weights = weights.astype(call.v.dtype).reshape(B, G, H // G, L, M)
+  return jnp.einsum("bgrlm,bmgk->blgrk", weights, call.v).reshape(B, L, H, call.v.shape[-1])

@@ -11,13 +11,17 @@ import jax.numpy as jnp
 from flax import nnx
 
 from llm_jax.core.model import parameter
+from llm_jax.layers import linear_cpu
+from llm_jax.layers.doors import cpu_forms
 
 Init = jax.nn.initializers.Initializer
 normal = jax.nn.initializers.normal
 
 
 def linear(x: jax.Array, kernel: jax.Array) -> jax.Array:
-  """(..., I) times (I, O) in the dtype of `x`."""
+  """(..., I) times (I, O) in the dtype of `x`: the form that is fast on this platform (see linear_cpu.py)."""
+  if cpu_forms():
+    return linear_cpu.product(x.reshape(-1, x.shape[-1]), kernel).reshape(*x.shape[:-1], kernel.shape[-1])
   return x @ kernel.astype(x.dtype)
 
 

@@ -1,0 +1,112 @@
+"""Training throughput on a CPU against GPT-2 in PyTorch, like for like, in alternating rounds of one run.
+
+  python benchmarks/train_throughput.py --torch_python=VENV/bin/python [--sizes=big,small] [--threads=2,1]
+
+Same shapes, batch, gelu, clipping and AdamW (fused in PyTorch); forward, backward and update are timed. In bfloat16
+both multiply in bfloat16 with float32 parameters, norms, softmax, loss and optimizer; autocast keeps the residual
+stream and elementwise operations in float32, ours are bfloat16 outside norms. Our process has the allocator settings
+that our doors apply; PyTorch is measured as it comes and, as a variant of its own, with the same settings. Results are
+JSON, with every round's median, the machine and the versions.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import platform
+import statistics
+import sys
+import time
+from typing import Any
+
+import worker
+
+HERE = pathlib.Path(__file__).parent
+SIZES = {
+    "big": dict(depth=6, width=384, heads=6, length=256, batch=8, vocab=65),
+    "small": dict(depth=4, width=128, heads=4, length=64, batch=12, vocab=65),
+}
+OURS = {
+    "ours": dict(malloc=True, scan=True),
+    "ours_unrolled": dict(malloc=True, scan=False),
+}
+TORCH = {
+    "torch_eager": dict(compile=False),
+    "torch_compile": dict(compile=True),
+    "torch_eager_malloc": dict(compile=False, malloc=True),
+    "torch_compile_malloc": dict(compile=True, malloc=True),
+}
+PEERS = ("torch_eager", "torch_compile")  # the bar is the better of these
+
+
+def measure(size: str, dtype: str, gelu: str, threads: int, options: argparse.Namespace) -> dict[str, Any]:
+  """One table row: tokens per second of every contender and the ratios."""
+  common = dict(SIZES[size], dtype=dtype, gelu=gelu, threads=threads)
+  contenders = {n: (sys.executable, "jax_gpt2.py", v) for n, v in OURS.items()}
+  contenders |= {n: (options.torch_python, "torch_gpt2.py", v) for n, v in TORCH.items()}
+  wanted = options.contenders.split(",") if options.contenders else list(contenders)
+  workers = {}
+  for name in wanted:
+    python, script, settings = contenders[name]
+    workers[name] = worker.Worker(python, str(HERE / script), common | settings)
+  load_before = os.getloadavg()[0]
+  worker.alternate(list(workers.values()), options.rounds, 3 if size == "big" else 20)
+  tokens = common["batch"] * common["length"]
+  row: dict[str, Any] = dict(size=size, dtype=dtype, gelu=gelu, threads=threads, load_before=load_before, contenders={})
+  for name, w in workers.items():
+    w.close()
+    medians = [statistics.median(r) for r in w.seconds]
+    row["contenders"][name] = dict(
+        tokens_per_second=tokens / statistics.median(medians), step_ms=1e3 * statistics.median(medians),
+        best_ms=1e3 * min(min(r) for r in w.seconds), round_ms=[round(1e3 * m, 2) for m in medians], **w.ready)
+  peers = [row["contenders"][n] for n in PEERS if n in workers]
+  for name in OURS:
+    if name in workers and peers:
+      ours = row["contenders"][name]
+      row[f"ratio_{name}"] = min(p["step_ms"] for p in peers) / ours["step_ms"]
+      row[f"ratio_of_best_{name}"] = min(p["best_ms"] for p in peers) / ours["best_ms"]
+  return row
+
+
+def machine() -> dict[str, Any]:
+  """What the figures were measured on."""
+  info = pathlib.Path("/proc/cpuinfo")
+  lines = info.read_text().splitlines() if info.exists() else []
+  model = next((x.split(":")[1].strip() for x in lines if x.startswith("model name")), platform.processor())
+  return dict(processor=model, cores=os.cpu_count(), system=platform.platform(), python=platform.python_version())
+
+
+def main() -> None:
+  """Parses the command line, measures every row and writes the results after each."""
+  parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser.add_argument("--torch_python", required=True, help="a Python that has PyTorch")
+  parser.add_argument("--sizes", default="big,small")
+  parser.add_argument("--dtypes", default="float32,bfloat16")
+  parser.add_argument("--gelus", default="tanh", help="tanh, erf or both")
+  parser.add_argument("--threads", default="2")
+  parser.add_argument("--rounds", type=int, default=7)
+  parser.add_argument("--contenders", default="", help=f"of {', '.join([*OURS, *TORCH])}; all when empty")
+  parser.add_argument("--out", default=str(HERE / "results" / "train_throughput_cpu.json"))
+  options = parser.parse_args()
+  result = dict(machine=machine(), date=time.strftime("%Y-%m-%d"), rows=[])
+  for threads in map(int, options.threads.split(",")):
+    for gelu in options.gelus.split(","):
+      for size in options.sizes.split(","):
+        for dtype in options.dtypes.split(","):
+          row = measure(size, dtype, gelu, threads, options)
+          result["rows"].append(row)
+          print_row(row)
+          pathlib.Path(options.out).write_text(json.dumps(result, indent=1) + "\n")
+
+
+def print_row(row: dict[str, Any]) -> None:
+  """The row as lines for a terminal."""
+  ratios = "  ".join(f"{k} {v:.2f}" for k, v in row.items() if k.startswith("ratio"))
+  print(f"{row['size']} {row['dtype']} gelu {row['gelu']} threads {row['threads']}: {ratios}")
+  for name, c in row["contenders"].items():
+    print(f"  {name:22s} {c['tokens_per_second']:9.0f} tokens/s  {c['step_ms']:8.1f} ms  best {c['best_ms']:8.1f} ms")
+  sys.stdout.flush()
+
+
+if __name__ == "__main__":
+  main()

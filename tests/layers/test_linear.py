@@ -1,0 +1,109 @@
+"""The CPU form of the matrix product is the plain product: outputs, gradients, under every transformation."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from llm_jax.core.derivatives import plain_layers
+from llm_jax.layers import doors, linear_cpu
+from llm_jax.layers.linear import linear
+from llm_jax.parallel import mesh, rules
+
+SHAPES = [(16, 8, 24), (16, 24, 8), (7, 5, 3), (1, 8, 8)]  # tokens, inputs, outputs
+
+
+def arrays(T, I, O, dtype):
+  keys = jax.random.split(jax.random.key(0), 3)
+  x, dy = jax.random.normal(keys[0], (T, I)).astype(dtype), jax.random.normal(keys[1], (T, O)).astype(dtype)
+  return x, jax.random.normal(keys[2], (I, O)), dy
+
+
+def outputs_and_gradients(x, w, dy):
+  y, back = jax.vjp(linear, x, w)
+  return y, *back(dy)
+
+
+def close(got, want, tolerance):
+  for a, b in zip(got, want, strict=True):
+    assert a.dtype == b.dtype and a.shape == b.shape
+    np.testing.assert_allclose(np.float32(a), np.float32(b), rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("dtype, tolerance", [("float32", 1e-5), ("bfloat16", 5e-2)])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_equals_the_plain_form(shape, dtype, tolerance):
+  values = arrays(*shape, dtype)
+  got = jax.jit(outputs_and_gradients)(*values)
+  with plain_layers():
+    want = jax.jit(outputs_and_gradients)(*values)
+  close(got, want, tolerance)
+
+
+def test_the_cpu_form_is_taken_where_it_should_be():
+  taken = lambda: "custom_vjp" in str(jax.make_jaxpr(lambda x, w: linear(x, w))(jnp.ones((4, 3)), jnp.ones((3, 2))))
+  assert taken() and doors.platform() == "cpu"
+  with plain_layers():
+    assert not taken()
+  with rules.use(rules.ShardingRules(mesh.make({"data": -1}))):
+    assert not taken()
+  with rules.use(rules.ShardingRules(mesh.make({}, jax.devices()[:1]))):
+    assert taken()
+
+
+def test_what_was_traced_before_is_not_reused_under_plain_layers():
+  form = lambda: "custom_vjp" in str(jax.make_jaxpr(jax.checkpoint(linear))(jnp.ones((4, 3)), jnp.ones((3, 2))))
+  assert form()
+  with plain_layers():
+    assert not form()
+  assert form()
+
+
+@pytest.mark.parametrize("dtype, tolerance", [("float32", 1e-5), ("bfloat16", 5e-2)])
+def test_under_scan_remat_and_vmap(dtype, tolerance):
+  x, _, dy = arrays(12, 6, 6, dtype)
+  w = jax.random.normal(jax.random.key(3), (2, 4, 6, 6)) / 3  # two networks of four layers
+  def loss(w, x):
+    layer = jax.checkpoint(lambda x, w: (jnp.tanh(linear(x.reshape(3, 4, 6), w)).reshape(12, 6), None))
+    return (jax.lax.scan(layer, x, w)[0] * dy).astype(jnp.float32).sum()
+  gradient = jax.jit(jax.vmap(jax.grad(loss, argnums=(0, 1)), in_axes=(0, None)))
+  got = gradient(w, x)
+  with plain_layers():
+    want = gradient(w, x)
+  close(got, want, tolerance)
+
+
+def test_gradient_of_a_gradient():
+  x, w, dy = arrays(6, 5, 3, "float32")
+  def penalty(w, x):
+    inner = lambda w, x: (jnp.sin(linear(jnp.sin(linear(x, w)), w.T)) ** 2).sum()
+    return sum(jnp.sum(g ** 2) for g in jax.grad(inner, argnums=(0, 1))(w, x))
+  got = jax.jit(jax.grad(penalty, argnums=(0, 1)))(w, x)
+  with plain_layers():
+    want = jax.grad(penalty, argnums=(0, 1))(w, x)
+  close(got, want, 1e-4)
+
+
+def test_forward_mode_needs_the_plain_form():
+  x, w, _ = arrays(6, 5, 3, "float32")
+  along = lambda: jax.jvp(lambda w: linear(x, w), (w,), (w,))[1]
+  with pytest.raises(TypeError):
+    along()
+  with plain_layers():
+    np.testing.assert_allclose(along(), x @ w, rtol=1e-5)
+
+
+def test_low_precision_gradient_of_a_transposed_kernel_runs():
+  """A tied head transposes its table: XLA must not merge that into a product it cannot run."""
+  x, table = jnp.ones((768, 128), jnp.bfloat16), jnp.ones((65, 128))
+  grads = jax.jit(jax.grad(lambda t: linear(x, t.T).astype(jnp.float32).sum()))(table)
+  np.testing.assert_allclose(grads, 768.0)
+
+
+def test_weight_gradient_is_not_rounded_to_the_compute_type():
+  x, w, dy = arrays(512, 8, 8, "bfloat16")
+  exact = jnp.float32(x).T @ jnp.float32(dy)
+  got = jax.vjp(functools.partial(linear_cpu.product, x), w)[1](dy)[0]
+  np.testing.assert_allclose(got, exact, rtol=1e-4, atol=1e-4)
