@@ -1,4 +1,4 @@
-"""What every door (`python -m llm_jax.train`, evaluate, generate, convert, plan) does before and after its own work.
+"""What every door (`python -m llm_jax.train`, evaluate, generate, ...) does before and after its own work.
 
 Reads `--config=FILE[:arg] --config.key=value --workdir=DIR` and the door's absl flags, sets up the process before jax is
 imported, and turns an error the user can act on into a few lines and an exit code. Anything left over on the command

@@ -1,4 +1,4 @@
-"""What `--dry_run` prints: mesh, parameters, memory per device, FLOPs, the schedule, a data sample. Nothing is trained."""
+"""What `--dry_run` prints: mesh, parameters, memory per device, FLOPs, schedules, a data sample. Nothing is trained."""
 
 import math
 from typing import Any

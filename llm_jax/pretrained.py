@@ -1,4 +1,4 @@
-"""Weights from elsewhere: a run's workdir or a Hugging Face folder, told apart by what lies in it."""
+"""Trained models from a run's workdir or a Hugging Face folder, told apart by what lies in it."""
 
 import pathlib
 from collections.abc import Mapping
@@ -6,10 +6,15 @@ from typing import Any
 
 import jax
 
+from llm_jax.core import plugins
 from llm_jax.core.errors import CheckpointError, ConfigError
 from llm_jax.core.model import Model
 from llm_jax.core.names import difference
+from llm_jax.data import tokenizers
+from llm_jax.training.session import saved_config
 from llm_jax.training.weights import load_params
+
+Trained = tuple[Model, dict[str, Any], Any]  # model, params, tokenizer
 
 
 def is_workdir(path: pathlib.Path) -> bool:
@@ -50,3 +55,40 @@ def check_fits(params: Mapping[str, Any], model: Model, source: str) -> None:
     n = wrong[0]
     raise CheckpointError(f"{source} is not of this model: {n} has shape {tuple(params[n].shape)}, the model's has "
                           f"{model.shapes[n].shape} ({len(wrong)} such)")
+
+
+def from_workdir(workdir: pathlib.Path, *, step: int | None = None, ema: bool = False, key: str = "--workdir") -> Trained:
+  """The model of a run with the weights of a checkpoint, and its tokenizer; the run's data is not needed.
+
+  Args:
+    workdir: the run's folder. step: None takes the newest good checkpoint. ema: the averaged weights.
+    key: the flag that named the folder, for errors.
+
+  Raises:
+    ConfigError: the folder holds no run. CheckpointError: no usable checkpoint.
+  """
+  config = saved_config(workdir)
+  if config is None or not is_workdir(workdir):
+    raise ConfigError(key, f"{str(workdir)!r} holds no run", accepted="a folder with config.json and checkpoints/")
+  tokenizer = tokenizers.load(workdir / "tokenizer")
+  model = plugins.bind("models", config["model"], "config.model")(tokenizer.vocab_size, config["train"]["length"])
+  found = load_params(workdir / "checkpoints", step=step, ema=ema, frozen=True)
+  params = {**found.params, **found.frozen}
+  check_fits(params, model, str(workdir))
+  return model, params, tokenizer
+
+
+def from_hub(folder: pathlib.Path, key: str = "--hf") -> Trained:
+  """The model of a Hugging Face folder.
+
+  Raises:
+    ConfigError: no such folder, or it holds no tokenizer.
+  """
+  from llm_jax import hub
+
+  if not (folder / "config.json").is_file():
+    raise ConfigError(key, f"{str(folder)!r} holds no model", accepted="a folder with config.json and *.safetensors")
+  model, params, tokenizer = hub.load(folder)
+  if tokenizer is None:
+    raise ConfigError(key, f"{str(folder)!r} holds no tokenizer", accepted="a folder with tokenizer.json")
+  return model, dict(params), tokenizer

@@ -39,7 +39,7 @@ class Sampler:
   def __call__(self, state: TrainState) -> list[tuple[str, str]]:
     generator = Generator(self.model, {**state.frozen, **state.params}, rules=self.rules)
     how = Sampling(greedy=self.section.temperature == 0, temperature=self.section.temperature or 1.0,
-                   top_k=self.section.top_k)
+                   top_k=self.section.top_k or 0)
     prompts = [prompt_ids(self.tokenizer, p) for p in self.section.prompts]
     room = generator.max_length or self.section.tokens + max(map(len, prompts))
     count = min(self.section.tokens, room - max(map(len, prompts)))

@@ -35,7 +35,8 @@ class Guard:
     loss_limit, norm_limit = self._limit(state["loss"], state["seen"]), self._limit(state["norm"], state["seen"])
     good = finite & (loss <= loss_limit) & (norm <= norm_limit)
     slot = state["seen"] % max(self.window, 1)
-    keep = lambda history, value, limit: history.at[slot].set(jnp.where(finite, jnp.minimum(value, limit), history[slot]))
+    cut = lambda history, value, limit: jnp.where(finite, jnp.minimum(value, limit), history[slot])
+    keep = lambda history, value, limit: history.at[slot].set(cut(history, value, limit))
     bad = (~good).astype(jnp.int32)
     return good, {"skipped": state["skipped"] + bad, "consecutive": jnp.where(good, 0, state["consecutive"] + 1),
                   "seen": state["seen"] + finite.astype(jnp.int32), "loss": keep(state["loss"], loss, loss_limit),

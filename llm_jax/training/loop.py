@@ -203,7 +203,7 @@ class Loop:
     if self.bits_per_byte is not None and "loss" in mean:
       row["train/bits_per_byte"] = mean["loss"] * self.bits_per_byte
     row["train/tokens"] = position.tokens
-    if len({p for p in self.curriculum.shapes()}) > 1:
+    if len(self.curriculum.shapes()) > 1:
       row |= {"curriculum/length": plan.length, "curriculum/batch": plan.batch}
     if plan.admit < 1.0:
       row["curriculum/admit"] = plan.admit
@@ -257,7 +257,8 @@ class Loop:
         self._position.early_stopping = self.early_stopping.update(self._position.early_stopping, done, measured)
         self._position.finished = self.early_stopping.exhausted(self._position.early_stopping)
         if self._position.finished:
-          self.progress.event(f"step {done}: stopping early, {self.early_stopping.explain(self._position.early_stopping)}")
+          why = self.early_stopping.explain(self._position.early_stopping)
+          self.progress.event(f"step {done}: stopping early, {why}")
     if "sample" in names:
       with self.watchdog.phase("sample"):
         for prompt, text in self.sample(state):

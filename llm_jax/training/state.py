@@ -20,7 +20,8 @@ class Splits(Protocol):
   def split(self, params: Any) -> tuple[Any, Any]: ...
 
 
-def initializer(init: Callable[[Key], Params], optimizer: Splits, guard: Guard, ema: bool) -> Callable[[Key], TrainState]:
+def initializer(init: Callable[[Key], Params], optimizer: Splits, guard: Guard,
+                ema: bool) -> Callable[[Key], TrainState]:
   """key -> TrainState at step 0; pure, to be jitted with the shardings of `shardings`."""
   def make(key: Key) -> TrainState:
     init_key, run_key = jax.random.split(key)
@@ -36,7 +37,8 @@ def from_params(params: Params, key: Key, optimizer: Splits, guard: Guard, ema: 
                     guard.init())
 
 
-def shardings(abstract: TrainState, rules: ShardingRules, logical_axes: dict[str, tuple], optimizer: Splits) -> TrainState:
+def shardings(abstract: TrainState, rules: ShardingRules, logical_axes: dict[str, tuple],
+              optimizer: Splits) -> TrainState:
   """A TrainState of shardings: moments and averages lie as their parameters do, counters are on every device."""
   whole = rules.replicated()
   place = lambda shapes: rules.for_params({n: logical_axes[n] for n in shapes}, shapes)
@@ -44,7 +46,7 @@ def shardings(abstract: TrainState, rules: ShardingRules, logical_axes: dict[str
   return TrainState(
       step=whole, key=whole, params=params, frozen=place(abstract.frozen),
       opt_state=rules.for_opt_state(optimizer.transform, abstract.params, params),
-      ema={n: params[n] for n in abstract.ema}, guard={n: whole for n in abstract.guard})
+      ema={n: params[n] for n in abstract.ema}, guard=dict.fromkeys(abstract.guard, whole))
 
 
 def with_shardings(abstract: TrainState, places: TrainState) -> TrainState:

@@ -11,7 +11,22 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from llm_jax.core.types import Batch, Key, Knobs, Learner, Loss, Losses, Mean, Metrics, Objective, Params, Plan, TrainState
+from llm_jax.core.types import (
+    Batch,
+    GradFn,
+    Key,
+    Knobs,
+    Learner,
+    Loss,
+    Losses,
+    Mean,
+    Metrics,
+    Objective,
+    Params,
+    Plan,
+    TrainState,
+    Weighting,
+)
 from llm_jax.training import faults
 from llm_jax.training.guard import Guard, select
 
@@ -26,8 +41,7 @@ def mean_weighting(losses: Losses, knobs: Knobs) -> Loss:
   return Loss((losses.values * weights).sum() + losses.auxiliary * weight, weight, losses.metrics)
 
 
-def accumulated(grad_fn: Callable[[Params, Batch, Key], tuple[Loss, Params]], params: Params, batch: Batch, key: Key,
-                count: int) -> tuple[Loss, Params]:
+def accumulated(grad_fn: GradFn, params: Params, batch: Batch, key: Key, count: int) -> tuple[Loss, Params]:
   """Loss and gradient sums of the batch, taken in `count` micro-batches; nothing is divided here.
 
   Rows go to micro-batches round robin, so that each stays spread over the devices as the whole batch was.
@@ -44,7 +58,7 @@ def accumulated(grad_fn: Callable[[Params, Batch, Key], tuple[Loss, Params]], pa
 
 
 def make_train_step(apply: Callable, objective: Objective, learner: Learner, optimizer: optax.GradientTransformation, *,
-                    schedule: Callable[[Any], Any], guard: Guard, weighting: Callable[[Losses, Knobs], Loss] = mean_weighting,
+                    schedule: Callable[[Any], Any], guard: Guard, weighting: Weighting = mean_weighting,
                     accumulate: int = 1, ema: EmaUpdate | None = None) -> Callable:
   """train_step(state, batch, knobs) -> (state, {metric: scalar}).
 
@@ -60,7 +74,7 @@ def make_train_step(apply: Callable, objective: Objective, learner: Learner, opt
       total = loss.total if fault is None else loss.total * fault
       return total, loss._replace(total=total)
 
-    loss, grads = accumulated(learner(loss_fn), state.params, batch, key, accumulate)
+    loss, grads = accumulated(learner(loss_fn, state.step), state.params, batch, key, accumulate)
     weight = jnp.maximum(loss.weight, 1e-8)
     grads = jax.tree.map(lambda g: g / weight.astype(g.dtype), grads)
     mean, norm = loss.total / weight, optax.tree.norm(grads)

@@ -1,0 +1,81 @@
+"""Door: write text with a trained model, token by token as it comes.
+
+    python -m llm_jax.generate --workdir=runs/quickstart --prompt="The "
+    python -m llm_jax.generate --hf=gpt2_folder --prompt="The " --prompt="def " --temperature=0.8 --top_p=0.95
+"""
+
+import pathlib
+import sys
+from typing import Any
+
+from absl import flags
+
+from llm_jax import doors
+from llm_jax.core.errors import ConfigError
+
+
+def define(values: flags.FlagValues) -> None:
+  """The flags of this door."""
+  flags.DEFINE_string("workdir", None, "Folder of a run.", flag_values=values)
+  flags.DEFINE_string("hf", None, "A Hugging Face folder, instead of a run.", flag_values=values)
+  flags.DEFINE_integer("step", None, "Checkpoint; default the newest good one.", flag_values=values)
+  flags.DEFINE_bool("ema", False, "The averaged weights.", flag_values=values)
+  flags.DEFINE_multi_string("prompt", [""], "Text to go on from; may be given several times.", flag_values=values)
+  flags.DEFINE_integer("max_new_tokens", 256, "Length of each continuation.", flag_values=values)
+  flags.DEFINE_bool("greedy", False, "Always the most probable token.", flag_values=values)
+  flags.DEFINE_float("temperature", 1.0, "Of sampling; 0 is greedy.", flag_values=values)
+  flags.DEFINE_integer("top_k", 0, "Sample among so many most probable tokens.", flag_values=values)
+  flags.DEFINE_float("top_p", 1.0, "Sample among the most probable tokens of this total mass.", flag_values=values)
+  flags.DEFINE_float("min_p", 0.0, "Sample among tokens of at least this share of the most probable one.",
+                     flag_values=values)
+  flags.DEFINE_float("repetition_penalty", 1.0, "Above 1: tokens that were there become less probable.",
+                     flag_values=values)
+  flags.DEFINE_integer("beams", 1, "Above 1: beam search instead of sampling.", flag_values=values)
+  flags.DEFINE_multi_string("stop", [], "End at this text; may be given several times.", flag_values=values)
+  flags.DEFINE_integer("seed", 0, "Of sampling.", flag_values=values)
+
+
+def main(values: Any, overrides: doors.Overrides) -> int:
+  """Loads the model and prints each continuation."""
+  if overrides:
+    raise ConfigError(f"--config.{overrides[0][0]}", "this door takes no config", accepted="--workdir or --hf")
+  if (values.workdir is None) == (values.hf is None):
+    raise ConfigError("--workdir", "give either --workdir or --hf", accepted="a run's folder, or a Hugging Face folder")
+  from llm_jax import pretrained
+  from llm_jax.inference.generate import Generator
+  from llm_jax.inference.sampling import Sampling
+
+  model, params, tokenizer = (pretrained.from_workdir(pathlib.Path(values.workdir), step=values.step, ema=values.ema)
+                              if values.workdir else pretrained.from_hub(pathlib.Path(values.hf)))
+  greedy = values.greedy or values.temperature == 0
+  how = Sampling(greedy=greedy, temperature=values.temperature or 1.0, top_k=values.top_k, top_p=values.top_p,
+                 min_p=values.min_p, repetition_penalty=values.repetition_penalty).check()
+  write(Generator(model, params), tokenizer, how, values)
+  return 0
+
+
+def write(generator: Any, tokenizer: Any, how: Any, values: Any) -> None:
+  """Prints each prompt and its continuation; a single prompt streams."""
+  from llm_jax.inference.samples import ends, prompt_ids
+
+  for number, prompt in enumerate(values.prompt):
+    if len(values.prompt) > 1:
+      print(f"--- {number + 1}")
+    ids = prompt_ids(tokenizer, prompt)
+    print(prompt, end="", flush=True)
+    common = dict(max_new_tokens=values.max_new_tokens, eos_ids=ends(tokenizer))
+    if values.beams > 1:
+      from llm_jax.inference.beam import beam_search
+
+      best = beam_search(generator, [ids], beams=values.beams, **common)[0]
+      print(tokenizer.decode(best.tokens))
+      continue
+    for piece in generator.stream_text(ids, tokenizer.decode, sampling=how, seed=values.seed, stop=values.stop,
+                                       slide=True, **common):
+      print(piece, end="", flush=True)
+    print()
+  sys.stdout.flush()
+
+
+if __name__ == "__main__":
+  doors.run(main, define)
