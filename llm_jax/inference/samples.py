@@ -14,9 +14,11 @@ from llm_jax.inference.sampling import Sampling
 class Text(Protocol):
   """What is asked of a tokenizer here (data/tokenizers has it)."""
 
-  special: dict[str, int]
-  begin_of_document: int | None
-  end_of_document: int | None
+  @property
+  def begin_of_document(self) -> int | None: ...
+
+  @property
+  def end_of_document(self) -> int | None: ...
 
   def encode(self, text: str) -> np.ndarray: ...
 

@@ -1,7 +1,9 @@
 """The key-value cache of cached decoding: arguments and results of a call, never module state.
 
 One pytree holds all layers: `key` and `value` (N, B, M, G, K), `valid` (B, M) says which slots hold a token, `index` is
-the slot that the next token gets (the same for every row: shorter prompts are padded on the left).
+the slot that the next token gets (the same for every row: shorter prompts are padded on the left). Where layers are
+unrolled (stack.py, `unrolled`), `key` and `value` are tuples of N arrays (B, M, G, K): a step then writes its slot in
+place and reads each layer without a copy.
 """
 
 from typing import Any
@@ -9,29 +11,49 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from llm_jax.layers.stack import is_unrolled
+from llm_jax.parallel.rules import constrain
+
 Cache = dict[str, Any]
 
 
 def init_cache(layers: int, batch: int, length: int, heads: int, width: int, dtype: jnp.dtype = jnp.float32) -> Cache:
   """An empty cache for `length` slots."""
-  shape = (layers, batch, length, heads, width)
-  return {"key": jnp.zeros(shape, dtype), "value": jnp.zeros(shape, dtype),
-          "valid": jnp.zeros((batch, length), jnp.int32), "index": jnp.zeros((), jnp.int32)}
+  shape = (batch, length, heads, width)
+  def empty() -> Any:
+    if is_unrolled():
+      return tuple(_pin(jnp.zeros(shape, dtype)) for _ in range(layers))
+    return _pin(jnp.zeros((layers, *shape), dtype))
+  return {"key": empty(), "value": empty(), "valid": constrain(jnp.zeros((batch, length), jnp.int32), "batch", None),
+          "index": jnp.zeros((), jnp.int32)}
 
 
 def mark(cache: Cache, valid_BL: jax.Array) -> Cache:
   """The cache with the slots of this call's L tokens marked: 1 where a token is real, 0 for left padding."""
   valid = jax.lax.dynamic_update_slice(cache["valid"], valid_BL.astype(jnp.int32), (0, cache["index"]))
-  return cache | {"valid": valid}
+  return cache | {"valid": constrain(valid, "batch", None)}
 
 
-def write(cache: Cache, layer: jax.Array | int, k_BLGK: jax.Array, v_BLGK: jax.Array) -> tuple[jax.Array, jax.Array, Cache]:
+def write(cache: Cache, layer: jax.Array | int, k_BLGK: jax.Array,
+          v_BLGK: jax.Array) -> tuple[jax.Array, jax.Array, Cache]:
   """Puts this call's keys and values into a layer's slots -> (all keys (B, M, G, K), all values, cache)."""
-  start = (layer, 0, cache["index"], 0, 0)
-  put = lambda whole, part: jax.lax.dynamic_update_slice(whole, part[None].astype(whole.dtype), start)
-  cache = cache | {"key": put(cache["key"], k_BLGK), "value": put(cache["value"], v_BLGK)}
-  pick = lambda whole: jax.lax.dynamic_index_in_dim(whole, layer, keepdims=False).astype(k_BLGK.dtype)
-  return pick(cache["key"]), pick(cache["value"]), cache
+  key, all_k = _write(cache["key"], layer, cache["index"], k_BLGK)
+  value, all_v = _write(cache["value"], layer, cache["index"], v_BLGK)
+  return all_k.astype(k_BLGK.dtype), all_v.astype(v_BLGK.dtype), cache | {"key": key, "value": value}
+
+
+def _write(whole: Any, layer: jax.Array | int, index: jax.Array, part_BLGK: jax.Array) -> tuple[Any, jax.Array]:
+  """-> (whole with the part in its slots, that layer)."""
+  if isinstance(whole, tuple):
+    one = _pin(jax.lax.dynamic_update_slice(whole[layer], part_BLGK.astype(whole[layer].dtype), (0, index, 0, 0)))
+    return whole[:layer] + (one,) + whole[layer + 1:], one
+  whole = jax.lax.dynamic_update_slice(whole, part_BLGK[None].astype(whole.dtype), (layer, 0, index, 0, 0))
+  return _pin(whole), jax.lax.dynamic_index_in_dim(whole, layer, keepdims=False)
+
+
+def _pin(x: jax.Array) -> jax.Array:
+  axes = ("batch", None, "kv_heads", "head")
+  return constrain(x, *(("layers", *axes) if x.ndim == 5 else axes))
 
 
 def advance(cache: Cache, count: int) -> Cache:

@@ -4,7 +4,9 @@
 not a parameter (`kinds`: a sliding window, a rope base); the scan then runs over one period of the pattern.
 """
 
-from collections.abc import Callable, Sequence
+import contextlib
+import contextvars
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -21,6 +23,24 @@ POLICIES: dict[str, Any] = {
     "offload_dots": jax.checkpoint_policies.offload_dot_with_no_batch_dims("device", "pinned_host"),
     "split": None,  # the block itself has two checkpointed halves with attention outside both
 }
+
+
+_unrolled: contextvars.ContextVar[bool] = contextvars.ContextVar("unrolled_layers", default=False)
+
+
+@contextlib.contextmanager
+def unrolled(on: bool = True) -> Iterator[None]:
+  """While tracing under this, `run` unrolls every stack and new caches hold one array per layer (cached decoding)."""
+  token = _unrolled.set(on)
+  try:
+    yield
+  finally:
+    _unrolled.reset(token)
+
+
+def is_unrolled() -> bool:
+  """Whether the caller is traced under `unrolled`."""
+  return _unrolled.get()
 
 
 def check_policy(name: str, key: str = "config.model.remat") -> str:
@@ -40,7 +60,8 @@ def period(kinds: Sequence[Any]) -> int:
 
 
 def run(blocks: Any, carry: Any, call: Callable[[Any, Any, jax.Array | int, Any, Any], Any], *, kinds: Sequence[Any],
-        scan: bool = True, remat: str = "none", per_layer: Any = None, collect: Callable[[Any], Any] | None = None) -> tuple[Any, Any]:
+        scan: bool = True, remat: str = "none", per_layer: Any = None,
+        collect: Callable[[Any], Any] | None = None) -> tuple[Any, Any]:
   """Applies the layers in order -> (carry, collected).
 
   Args:
@@ -53,7 +74,7 @@ def run(blocks: Any, carry: Any, call: Callable[[Any, Any, jax.Array | int, Any,
     per_layer: pytree of arrays with a leading N axis, e.g. dropout keys.
     collect: what to keep of the carry before each layer, stacked over layers (hidden states); None keeps nothing.
   """
-  count = len(kinds)
+  count, scan = len(kinds), scan and not is_unrolled()
   def step(carry: Any, block: Any, index: jax.Array | int, kind: Any, extra: Any) -> tuple[Any, Any]:
     kept = None if collect is None else collect(carry)
     body = lambda block, carry, index, extra: call(block, carry, index, kind, extra)
