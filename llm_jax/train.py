@@ -45,7 +45,6 @@ def main(values: Any, overrides: doors.Overrides) -> int:
     print(dry_run.describe(run))
     return 0
   from llm_jax import pretrained
-
   from llm_jax.inference import samples
   from llm_jax.training import flops, settings
   from llm_jax.training.session import Session

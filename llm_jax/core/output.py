@@ -33,7 +33,7 @@ class Output:
   def logits(self) -> jax.Array:
     """Scores: (B, L, V) of a language model, (B, C) or (B, L, C) of a classification head."""
     if self.scores is None:
-      if self.unembed is None:
+      if self.unembed is None or self.hidden is None:
         raise AttributeError("this model has no head: use output.hidden")
       self.scores = self.unembed(self.hidden)
     return self.scores

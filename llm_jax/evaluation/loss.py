@@ -14,7 +14,8 @@ from llm_jax.core.types import Batch, Metrics, Params, Plan
 class EvaluationSet(Protocol):
   """One exact pass over held-out data (data/windows.py has it)."""
 
-  bytes_per_token: float
+  @property
+  def bytes_per_token(self) -> float: ...
 
   def batches(self, batch: int, length: int) -> int: ...
 

@@ -15,7 +15,8 @@ from llm_jax.training.guard import Guard
 class Splits(Protocol):
   """What is asked of an optimizer here (optimizers/chain.py has it)."""
 
-  transform: optax.GradientTransformation
+  @property
+  def transform(self) -> optax.GradientTransformation: ...
 
   def split(self, params: Any) -> tuple[Any, Any]: ...
 
