@@ -85,8 +85,8 @@ def make_train_step(apply: Callable, objective: Objective, learner: Learner, opt
     params, opt_state, average = select(good, (params, opt_state, average),
                                         (state.params, state.opt_state, state.ema))
     rate = schedule(state.step - state.guard["skipped"])  # the optimizer does not count what is skipped
-    metrics = {"loss": mean, "gradient_norm": norm, "learning_rate": jnp.asarray(rate), "target_tokens": loss.weight, "skipped_updates": guard_state["skipped"],
-               "skipped_in_a_row": guard_state["consecutive"]} | divide(loss.metrics)
+    metrics = {"loss": mean, "gradient_norm": norm, "learning_rate": jnp.asarray(rate), "target_tokens": loss.weight,
+               "skipped_updates": guard_state["skipped"], "skipped_in_a_row": guard_state["consecutive"]} | divide(loss.metrics)
     state = state.replace(step=state.step + 1, params=params, opt_state=opt_state, ema=average, guard=guard_state)
     return state, {name: value.astype(jnp.float32) for name, value in metrics.items()}
   return train_step
