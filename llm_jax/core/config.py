@@ -174,6 +174,8 @@ def _resolve_section(section: Section, value: Any, key: str) -> Any:
     return None
   if isinstance(value, list) and section.many:
     return [_resolve_section(section, v, f"{key}[{i}]") for i, v in enumerate(value)]
+  if section.room is not None and isinstance(value, str):
+    value = {"name": value}  # a plug-in with its defaults
   if not isinstance(value, Mapping):
     shape = "a dict(name=...)" if section.room else "a dict"
     raise ConfigError(key, f"got {value!r}", accepted=f"{shape}: {section.meaning}")
@@ -182,8 +184,9 @@ def _resolve_section(section: Section, value: Any, key: str) -> Any:
   resolved: Config = {"name": value["name"]} if section.room else {}
   for k, v in given.items():
     if k not in knobs:
-      raise ConfigError(f"{key}.{k}", f"unknown key (given {shorten(repr(v), 80)})",
-                        nearest=_near_knob(k, knobs, key, section.synonyms), accepted=", ".join(sorted(knobs)) or "no keys")
+      near = _near_knob(k, knobs, key, section.synonyms)
+      raise ConfigError(f"{key}.{k}", f"unknown key (given {shorten(repr(v), 80)})", nearest=near,
+                        accepted=", ".join(sorted(knobs)) or "no keys")
   for k, knob in knobs.items():
     nested = (section.nested or {}).get(k)
     if k in given or (nested is not None and knob.default is not inspect.Parameter.empty):

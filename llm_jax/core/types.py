@@ -28,13 +28,15 @@ class Losses(NamedTuple):
   """What an objective returns, before anyone weighs it.
 
   values: (B, L) per token or (B,) per example; weights: same shape, zero where there is no target;
-  metrics: named `Mean`s; auxiliary: a scalar added per unit of weight (MoE balance), usually 0.
+  metrics: named `Mean`s; auxiliary: a scalar added per unit of weight (MoE balance), usually 0. about: what is known of
+  each example beside its loss, put in by the train step for a weighting: 'domain' (B,) int, 'reference' as values.
   """
 
   values: jax.Array
   weights: jax.Array
   metrics: Metrics
   auxiliary: jax.Array | float = 0.0
+  about: Mapping[str, jax.Array] | None = None
 
 
 class Loss(NamedTuple):
@@ -47,8 +49,44 @@ class Loss(NamedTuple):
 
 LossFn = Callable[[Params, Batch, Key], tuple[jax.Array, Loss]]  # (loss.total, loss): shaped for jax.grad(has_aux=True)
 GradFn = Callable[[Params, Batch, Key], tuple[Loss, Params]]  # gradient of loss.total
-Learner = Callable[[LossFn], GradFn]
 Weighting = Callable[[Losses, Knobs], Loss]
+
+
+@dataclasses.dataclass(frozen=True)
+class Extra:
+  """An array that a learner trains beside the network's own (a rate per weight): see `Model.with_extras`.
+
+  shape; axes: logical axis names, as the parameter that it shadows has them; init: key -> array.
+  """
+
+  shape: tuple[int, ...]
+  axes: tuple[str | None, ...]
+  init: Callable[[Key], jax.Array]
+
+
+class Learner(Protocol):
+  """How a loss becomes a gradient. Supervised learning is one line; a meta-learner adapts before it differentiates.
+
+  episodes: reads {'support': Batch, 'query': Batch} with leaves (T, B, ...), tasks by examples; second_order:
+  differentiates through gradients; extras: what it trains beside the model.
+  """
+
+  episodes: bool
+  second_order: bool
+
+  @property
+  def extras(self) -> Mapping[str, Extra]: ...
+
+  def __call__(self, loss_fn: LossFn, step: Any) -> GradFn: ...
+
+
+class Adapts(Protocol):
+  """What a learner has if it can adapt to one task: the parameters after each of `steps` steps go through `each`."""
+
+  inner_steps: int
+
+  def adapt(self, loss_fn: LossFn, params: Params, support: Batch, key: Key | None, *, steps: int,
+            each: Callable[[Params], Any]) -> Any: ...
 
 
 @jax.tree_util.register_dataclass
@@ -57,16 +95,17 @@ class TrainState:
   """All that an exact resume needs; the step is the only clock.
 
   step: int32 scalar; key: the run's random key (per-step keys are folded in); params: trained; frozen: not trained
-  (LoRA base, teacher, masks); opt_state: optax; ema: averaged params or {}; guard: see training/guard.py.
+  (LoRA base, teacher, masks); opt_state: optax; ema: averaged params or {}; guard: see training/guard.py. The same
+  tree holds shapes or shardings where those are asked for, so the leaves are not typed.
   """
 
-  step: jax.Array
-  key: jax.Array
-  params: Params
-  frozen: Params
+  step: Any
+  key: Any
+  params: dict[str, Any]
+  frozen: dict[str, Any]
   opt_state: Any
-  ema: Params
-  guard: dict[str, jax.Array]
+  ema: dict[str, Any]
+  guard: dict[str, Any]
 
   def replace(self, **changes: Any) -> "TrainState":
     return dataclasses.replace(self, **changes)
@@ -77,7 +116,8 @@ class Plan:
   """One step's orders from the curriculum to the data source. Shapes come from `batch` and `length` alone.
 
   batch: examples in the global batch; length: tokens per example; admit: admitted difficulty, 1 = all;
-  mixture: weight of each domain, None = the source's own; knobs: scalars handed to the step, traced.
+  mixture: weight of each domain, None = the source's own; knobs: scalars handed to the step, traced;
+  window: rows are the first `length` tokens of windows of so many, None = windows of `length`.
   """
 
   batch: int
@@ -85,17 +125,48 @@ class Plan:
   admit: float = 1.0
   mixture: Mapping[str, float] | None = None
   knobs: Mapping[str, float] = dataclasses.field(default_factory=dict)
+  window: int | None = None
 
 
 class Curriculum(Protocol):
-  """A data scheduler: pure functions of (step, state) on the host."""
+  """A data scheduler: pure functions of (step, state) on the host. Inherit it for the defaults.
 
-  adaptive: bool  # True: plans depend on observed metrics, so batches cannot be prepared far ahead
+  adaptive: plans depend on observed metrics, so batches cannot be prepared far ahead. sets: the fields of Plan that it
+  decides; the others it leaves as it found them, so that several compose. fields: what it needs in every batch beside
+  the objective's fields, e.g. 'domain'. weighting: how much each loss counts, traced in the step; None: all alike.
+  """
 
-  def init(self) -> Any: ...
+  adaptive: bool = False
+  sets: tuple[str, ...] = ()
+  fields: tuple[str, ...] = ()
+  weighting: Weighting | None = None
+
+  def init(self) -> Any:
+    """The state before step 0: what JSON can hold; it is saved with every checkpoint."""
+    return {}
+
   def plan(self, step: int, state: Any) -> Plan: ...
-  def observe(self, state: Any, step: int, metrics: Mapping[str, float]) -> Any: ...
-  def shapes(self) -> set[tuple[int, int]]: ...
+
+  def observe(self, state: Any, step: int, metrics: Mapping[str, float]) -> Any:
+    """The state after the metrics of `step` are known; the same on every host."""
+    return state
+
+  def changes(self) -> list[int]:
+    """Steps at which (batch, length) may change; step 0 is not among them."""
+    return []
+
+  def shapes(self) -> set[tuple[int, int]]:
+    """Every (batch, length) that it ever asks for: each is one compilation."""
+    plans = [self.plan(step, self.init()) for step in (0, *self.changes())]
+    return {(p.batch, p.length) for p in plans}
+
+  def for_domains(self, domains: tuple[str, ...]) -> "Curriculum":
+    """The same curriculum when the data's domains are known.
+
+    Raises:
+      ConfigError: they do not fit.
+    """
+    return self
 
 
 class DataSource(Protocol):

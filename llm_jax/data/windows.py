@@ -6,6 +6,8 @@ which window that is. So under a constant plan every window is served exactly on
 step. A plan that changes batch or length is served as if it had always held: within the stage nothing repeats early.
 """
 
+import copy
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
 
@@ -21,7 +23,9 @@ from llm_jax.data.permutation import offset, permute
 from llm_jax.data.rows import FIELDS, concat_rows, empty_rows, packed_rows
 from llm_jax.data.token_store import Stream
 
-Order = Callable[[str, int], np.ndarray]  # (domain, length) -> window numbers from easy to hard, each exactly once
+# (domain, length) -> (window numbers from easy to hard, each exactly once; the share of windows that are not harder than
+# each, so that windows of equal difficulty have the same)
+Order = Callable[[str, int], tuple[np.ndarray, np.ndarray]]
 
 
 class TrainSource:
@@ -48,7 +52,16 @@ class TrainSource:
     if self.mixture is not None:
       Mixture.of(self.mixture, self.domains)
     self.fingerprint = digest(fingerprint, packing, document_boundaries, self.mixture)
+    self.content = digest(fingerprint, packing, document_boundaries)  # what the windows hold, whatever the mixture
+    self.label_domains = False
     self._tables: dict[tuple[int, int], Table] = {}
+
+  def serving(self, *, order: Order | None = None, label_domains: bool = False) -> "TrainSource":
+    """A source of the same windows that can admit by difficulty, and that says which domain each row is from: the
+    field 'domain', (B,) int32, the place of its name in `domains`."""
+    other = copy.copy(self)
+    other.order, other.label_domains = order or self.order, label_domains or self.label_domains
+    return other
 
   def take(self, step: int, plan: Plan, rows: slice | None = None) -> Batch:
     """Rows `rows` (default all) of the batch of `step`; the fields are those of `FIELDS`.
@@ -58,23 +71,37 @@ class TrainSource:
       ConfigError: the plan names an unknown domain or admits a part of the data that has no order.
     """
     domain, window, start = self.examples(step, plan, rows)
-    batch = empty_rows(len(domain), plan.length, self.pad)
+    length = plan.window or plan.length
+    batch = empty_rows(len(domain), length, self.pad)
     for d in _present(domain):
       mine = np.flatnonzero(domain == d)
-      stream = self.streams[d]
-      if self.packing == "concat":
-        concat_rows(batch, mine, stream, start[mine], boundaries=self.boundaries, wrap=True, pad=self.pad)
-      else:
-        packed_rows(batch, mine, stream, self._table(d, plan.length), window[mine])
+      self._fill(batch, mine, d, window[mine], start[mine], length)
+    if length != plan.length:
+      batch = {name: a[:, :plan.length] for name, a in batch.items()}
+    return batch | {"domain": domain.astype(np.int32)} if self.label_domains else batch
+
+  def window_rows(self, domain: str, windows: np.ndarray, length: int) -> Batch:
+    """The rows of these windows of a domain as they lie in the stream, for scoring; the fields are those of `FIELDS`."""
+    d = self.domains.index(domain)
+    batch = empty_rows(len(windows), length, self.pad)
+    self._fill(batch, np.arange(len(windows)), d, windows, windows * length, length)
     return batch
+
+  def _fill(self, batch: Batch, rows: np.ndarray, d: int, windows: np.ndarray, starts: np.ndarray, length: int) -> None:
+    if self.packing == "concat":
+      concat_rows(batch, rows, self.streams[d], starts, boundaries=self.boundaries, wrap=True, pad=self.pad)
+    else:
+      packed_rows(batch, rows, self.streams[d], self._table(d, length), windows)
 
   def examples(self, step: int, plan: Plan, rows: slice | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """What the rows are: (domain number, window number, first token in the stream), (R,) int64 each.
 
     With `concat` the windows of an epoch start at an offset of that epoch and wrap around, so that their borders fall
-    elsewhere every time; the first token is given for `concat` only, else 0.
+    elsewhere every time; the first token is given for `concat` only, else 0. While only a part is admitted the windows
+    start where they were scored.
     """
     example = step * plan.batch + np.arange(plan.batch, dtype=np.int64)[rows or slice(None)]
+    plan = plan if plan.window is None else dataclasses.replace(plan, length=plan.window)
     admitted = self._admitted(plan)
     mixture = plan.mixture if plan.mixture is not None else self.mixture
     if mixture is None:
@@ -84,10 +111,12 @@ class TrainSource:
     start = np.zeros_like(place)
     for d, epoch in sorted(set(zip(domain.tolist(), lap.tolist()))):
       mine = (domain == d) & (lap == epoch)
+      shift = 0
       if self.order is not None and plan.admit < 1:
-        place[mine] = np.asarray(self.order(self.domains[d], plan.length))[place[mine]]
-      if self.packing == "concat":
+        place[mine] = self.order(self.domains[d], plan.length)[0][place[mine]]
+      elif self.packing == "concat":
         shift = offset(plan.length, f"{self.seed}/shift/{self.domains[d]}/{plan.length}/{epoch}")
+      if self.packing == "concat":
         start[mine] = (place[mine] * plan.length + shift) % self.streams[d].size
     return domain, place, start
 
@@ -106,7 +135,9 @@ class TrainSource:
       return counts
     if self.order is None:
       raise ConfigError("config.curriculum", f"admits {plan.admit:g} of the data, but nothing orders it by difficulty")
-    return np.where(counts > 0, np.maximum(1, np.ceil(plan.admit * counts)), 0).astype(np.int64)
+    ranks = [self.order(name, plan.length)[1] for name in self.domains]
+    # At least the easiest are let in; they may be many that are equal.
+    return np.array([np.searchsorted(r, max(plan.admit + 1e-12, r[0]), side="right") if len(r) else 0 for r in ranks])
 
   def _evenly(self, example: np.ndarray, counts: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Every admitted window of every domain once per epoch: (domain, window, epoch) of each example."""

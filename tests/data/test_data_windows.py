@@ -177,10 +177,10 @@ def test_admitted_part_follows_the_order_given(context, folder):
   source = build(context, folder, domains="one").train
   with pytest.raises(ConfigError, match="order"):
     source.take(0, Plan(4, 16, admit=0.5))
-  source.order = lambda domain, length: np.arange(source.windows(length)[domain])[::-1]
   count = source.windows(16)["text"]
+  source = source.serving(order=lambda domain, length: (np.arange(count)[::-1], np.arange(1, count + 1) / count))
   windows = np.concatenate([source.examples(step, Plan(4, 16, admit=0.25))[1] for step in range(count)])
-  assert windows.min() == count - np.ceil(count / 4)
+  assert windows.min() == count - count // 4
   assert set(windows.tolist()) == set(range(int(windows.min()), count))
 
 
