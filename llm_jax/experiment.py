@@ -11,41 +11,50 @@ workdir (checkpoints, metrics, report) around it.
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from llm_jax import scoring
 from llm_jax.core import cache, plugins
 from llm_jax.core.config import Config, Section, plain, resolve
 from llm_jax.core.errors import ConfigError
 from llm_jax.core.model import Model
-from llm_jax.core.types import Batch, Curriculum, Objective, Plan, TrainState
+from llm_jax.core.types import Batch, Curriculum, Learner, Loss, Objective, Plan, TrainState
+from llm_jax.curriculum.composed import compose
+from llm_jax.data import scorers
 from llm_jax.data.corpus import Corpus, DataContext
 from llm_jax.data.loader import Loader, rows_of_host
+from llm_jax.evaluation import adaptation
 from llm_jax.evaluation import loss as evaluation_loss
+from llm_jax.meta_learning.context import Context as LearnerContext
 from llm_jax.optimizers import chain
 from llm_jax.optimizers import ema as weight_average
+from llm_jax.optimizers import masks
 from llm_jax.parallel import mesh as device_mesh
+from llm_jax.parallel import tasks
 from llm_jax.parallel.rules import ShardingRules, use
 from llm_jax.training import early_stopping, guard, settings
 from llm_jax.training import state as train_state
-from llm_jax.training.step import knobs_of, make_eval_step, make_train_step
+from llm_jax.training.step import knobs_of, make_eval_step, make_train_step, mean_weighting
 
 TOKENIZER = Section("how text becomes tokens", room="data/tokenizers", optional=True)
 SCHEMA: dict[str, Section] = {
     "model": Section("the network", room="models"),
     "data": Section("the text", room="data", nested={"tokenizer": TOKENIZER}),
     "objective": Section("what is learned", room="objectives", default={"name": "causal_lm"}),
-    "curriculum": Section("data scheduler", room="curriculum", default={"name": "none"}),
+    "curriculum": Section("data scheduler, or a list of them", room="curriculum", default={"name": "none"}, many=True,
+                          nested={"scorer": Section("difficulty of a row", room=scorers.ROOM)}),
     "meta_learning": Section("loss scheduler", room="meta_learning", default={"name": "none"}),
     "optimizer": Section("how parameters move", room="optimizers", shared=(chain.assemble,),
                          synonyms=chain.ELSEWHERE),
     "train": Section("length, batch and seed of the run", function=settings.train),
     "mesh": Section("how devices share the work", function=device_mesh.build, default={}),
     "evaluation": Section("held-out loss during the run", function=settings.evaluation, default={}),
+    "adaptation": Section("how adaptation to held-out tasks is measured", function=adaptation.build, default={}),
     "checkpoint": Section("saving", function=settings.checkpoint, default={}),
     "log": Section("metrics", function=settings.log, default={}),
     "sample": Section("texts written during the run", function=settings.sample, default={}),
@@ -99,10 +108,11 @@ class Run:
     make = lambda params, key: train_state.from_params(params, key, self.optimizer, self.guard, self.ema is not None)
     return jax.jit(make, out_shardings=self.state_shardings)(dict(params), run_key)
 
-  @functools.cached_property
-  def batch_sharding(self) -> jax.sharding.NamedSharding:
-    """Rows over the data and fsdp axes."""
-    return self.rules.sharding(("batch",))
+  def batch_shardings(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+    """Rows over the data and fsdp axes; in an episode tasks over data, the examples of each over fsdp."""
+    rows, examples = self.rules.sharding(("batch",)), self.rules.sharding(("tasks", "examples"))
+    return {name: jax.tree.map(lambda _: examples, part) if isinstance(part, Mapping) else rows
+            for name, part in batch.items()}
 
   @functools.cached_property
   def metric_names(self) -> tuple[str, ...]:
@@ -121,7 +131,7 @@ class Run:
       with use(self.rules):
         state, metrics = self.train_step(state, batch, knobs)
       return state, jnp.stack([metrics[n] for n in names])
-    return jax.jit(step, donate_argnums=0, in_shardings=(self.state_shardings, self.batch_sharding, None),
+    return jax.jit(step, donate_argnums=0, in_shardings=(self.state_shardings, None, None),
                    out_shardings=(self.state_shardings, self.rules.replicated()))
 
   @functools.cached_property
@@ -134,8 +144,9 @@ class Run:
 
   def put(self, rows: Mapping[str, np.ndarray]) -> Batch:
     """This host's rows of a global batch, onto the devices."""
-    place = lambda a: jax.make_array_from_process_local_data(self.batch_sharding, a)
-    return {name: place(a) for name, a in self._fields(rows).items()}
+    fields = self._fields(rows)
+    place = lambda a, sharding: jax.make_array_from_process_local_data(sharding, a)
+    return jax.tree.map(place, fields, self.batch_shardings(fields))
 
   def _fields(self, batch: Mapping[str, Any]) -> dict[str, Any]:
     """Without documents in a row, segments and positions say nothing: attention then needs no mask for them."""
@@ -179,9 +190,11 @@ class Run:
       found |= {f"{room}/{metric}" + (f"/{part}" if part else ""): v for metric, v in values.items()}
     return found
 
-  def bits_per_byte(self) -> float:
-    """Factor from nats per training token to bits per byte of training text."""
+  def bits_per_byte(self) -> float | None:
+    """Factor from nats per training token to bits per byte of training text; None if the data are no text."""
     streams = [s for s in self.corpus.streams if s.split == "train"]
+    if not streams:
+      return None
     text_bytes = sum(s.text_bytes for s in streams)
     return sum(s.size for s in streams) / max(text_bytes, 1) / math.log(2)
 
@@ -202,17 +215,21 @@ def build(config: Mapping[str, Any]) -> Run:
   resolved = resolve(plain(config), SCHEMA)
   train = settings.train(**resolved["train"])
   rules = ShardingRules(device_mesh.make(resolved["mesh"]))
-  curriculum = plugins.bind("curriculum", resolved["curriculum"], "config.curriculum")(
-      train.steps, train.batch_size, train.length)
+  curriculum = make_curriculum(resolved["curriculum"], train)
   objective = plugins.bind("objectives", resolved["objective"], "config.objective")()
-  learner = plugins.bind("meta_learning", resolved["meta_learning"], "config.meta_learning")()
   make_model = plugins.bind("models", resolved["model"], "config.model")
-  check_batches(curriculum, train, rules)
   probe = make_model(256, train.length)  # refuses sizes that do not fit before any data is read
   check_mesh(probe, rules)
+  make_learner = functools.partial(_learner, resolved)
+  check_batches(curriculum, train, rules, "tasks" if make_learner(probe).episodes else "batch")
   context = DataContext(train.seed, cache.folder("data"))
   corpus = plugins.bind("data", resolved["data"], "config.data")(context)
+  curriculum = curriculum.for_domains(getattr(corpus.train, "domains", ()))
+  corpus = scoring.equip(corpus, curriculum, train.seed, context.cache_dir)
   model = make_model(corpus.vocab_size, train.length)
+  learner = make_learner(model)
+  check_data(corpus, objective, learner, curriculum, rules)
+  model = model.with_extras(learner.extras)
   optimizer = chain.build_optimizer(resolved["optimizer"], model.shapes, train.steps, axes=model.logical_axes)
   watch = guard.build(**resolved["guard"])
   ema = None if resolved["ema"] is None else settings.ema(**resolved["ema"])
@@ -220,26 +237,97 @@ def build(config: Mapping[str, Any]) -> Run:
   step = make_train_step(model.apply, objective, learner, optimizer.transform, schedule=optimizer.schedule, guard=watch,
                          accumulate=train.accumulate, ema=average)
   return Run(resolved, train, corpus, model, objective, curriculum, optimizer, watch, ema, rules, step,
-             make_eval_step(model.apply, objective))
+             _eval_step(resolved, corpus, model, objective, learner))
 
 
 def _average(ema: settings.Ema, average: Any, params: Any, step: jax.Array) -> Any:
   return weight_average.update(average, params, ema.decay, step, ema.start)
 
 
-def check_batches(curriculum: Curriculum, train: settings.Train, rules: ShardingRules) -> None:
+def make_curriculum(spec: Any, train: settings.Train) -> Curriculum:
+  """The curriculum of a resolved section: one, or a list that composes."""
+  specs = spec if isinstance(spec, list) else [spec]
+  keys = [f"config.curriculum[{i}]" if isinstance(spec, list) else "config.curriculum" for i in range(len(specs))]
+  return compose([plugins.bind("curriculum", s, key)(train.steps, train.batch_size, train.length)
+                  for s, key in zip(specs, keys, strict=True)], train.batch_size, train.length)
+
+
+def _learner(config: Config, model: Model) -> Learner:
+  """The learner for the parameters of `model` that are trained.
+
+  Raises:
+    ConfigError: second derivatives of an attention that has only first ones.
+  """
+  trained, _ = masks.split(model.shapes, config["optimizer"]["freeze"])
+  axes = {n: model.logical_axes[n] for n in trained}
+  make = plugins.bind("meta_learning", config["meta_learning"], "config.meta_learning")
+  learner: Learner = make(LearnerContext(trained, axes, tasks.map_tasks, functools.partial(tasks.like_parameters, axes)))
+  kernel = config["model"].get("attention", "auto")
+  if learner.second_order and kernel not in ("auto", "xla"):
+    raise ConfigError("config.model.attention", f"{kernel!r} has first derivatives only, and config.meta_learning "
+                      f"({config['meta_learning']['name']}) needs second ones", accepted="'auto' or 'xla', or order=1")
+  return learner
+
+
+def _eval_step(config: Config, corpus: Corpus, model: Model, objective: Objective, learner: Learner) -> Callable:
+  """(params, frozen, batch) -> {name: Mean}: the loss of plain rows; of an episode, the curve of its adaptation."""
+  plain_step = make_eval_step(model.apply, objective)
+  if not any(reads_episodes(data.fields) for data in corpus.evals.values()) or reads_episodes(objective.fields):
+    return plain_step
+  section = adaptation.build(**config["adaptation"])
+  rule, steps = adaptation.rule(section, learner), getattr(learner, "inner_steps", 0)
+  def step(params: Any, frozen: Any, batch: Batch) -> Any:
+    if "support" not in batch:
+      return plain_step(params, frozen, batch)
+    def loss_fn(params: Any, batch: Batch, key: Any) -> tuple[jax.Array, Loss]:
+      loss = mean_weighting(objective(model.apply, {**frozen, **params}, batch, key, {}), {})
+      return loss.total, loss
+    return adaptation.curve(section, rule, steps, tasks.map_tasks, loss_fn, params, batch)
+  return step
+
+
+def reads_episodes(fields: Iterable[str]) -> bool:
+  """Whether these fields are those of episodes: 'support.tokens', 'query.tokens'."""
+  return any(f.startswith("support.") for f in fields)
+
+
+def check_data(corpus: Corpus, objective: Objective, learner: Learner, curriculum: Curriculum,
+               rules: ShardingRules) -> None:
+  """The data must serve what objective and learner read, in sizes that the mesh divides.
+
+  Raises:
+    ConfigError: naming what is missing, or the two numbers.
+  """
+  served = set(corpus.train.fields)
+  wanted = {f"{part}.{f}" for part in ("support", "query") for f in objective.fields} if learner.episodes else set(
+      objective.fields)
+  if learner.episodes and not reads_episodes(served):
+    raise ConfigError("config.meta_learning", "this learner adapts to episodes of a support and a query set, and the data "
+                      "serve single examples", accepted="'none', or data that serve episodes")
+  if missing := wanted - served:
+    raise ConfigError("config.objective", f"reads {', '.join(sorted(missing))}, which the data do not serve",
+                      accepted=f"an objective over {', '.join(sorted(served))}")
+  if learner.episodes:
+    batch = corpus.train.take(0, curriculum.plan(0, curriculum.init()))
+    for part in ("support", "query"):
+      rules.sharding((None, "examples"), jax.tree.leaves(batch[part])[0].shape, f"the {part} set")
+
+
+def check_batches(curriculum: Curriculum, train: settings.Train, rules: ShardingRules, axis: str = "batch") -> None:
   """Every planned batch must split into micro-batches and those over the devices.
 
   Raises:
     ConfigError: with the numbers that do not divide.
   """
-  axes = rules.table["batch"]
-  ways = math.prod(rules.mesh.shape[a] for a in ((axes,) if isinstance(axes, str) else axes or ()))
+  axes = rules.table[axis]
+  names = (axes,) if isinstance(axes, str) else axes or ()
+  ways = math.prod(rules.mesh.shape[a] for a in names)
+  what = "examples" if axis == "batch" else axis
   for batch, _ in sorted(curriculum.shapes()):
     if batch % (ways * train.accumulate):
       micro = f" x {train.accumulate} micro-batches" if train.accumulate > 1 else ""
-      raise ConfigError("config.train.batch_size", f"{batch} examples do not divide over {ways} devices (data x fsdp)"
-                        f"{micro}", accepted=f"a multiple of {ways * train.accumulate}")
+      raise ConfigError("config.train.batch_size", f"{batch} {what} do not divide over {ways} devices "
+                        f"({' x '.join(names)}){micro}", accepted=f"a multiple of {ways * train.accumulate}")
 
 
 def check_mesh(model: Model, rules: ShardingRules) -> None:

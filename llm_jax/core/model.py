@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from llm_jax.core.names import difference
-from llm_jax.core.types import Key, Params
+from llm_jax.core.types import Extra, Key, Params
 
 
 class ParameterNamesError(KeyError):
@@ -38,6 +38,7 @@ class Model:
   logical_axes: dict[str, tuple[str | None, ...]]
   _names: tuple[str, ...]  # in the order of the template's leaves
   _treedef: Any
+  extras: Mapping[str, Extra] = dataclasses.field(default_factory=dict)
 
   @staticmethod
   def from_module(make: Callable[[nnx.Rngs], nnx.Module], config: Any = None) -> "Model":
@@ -56,7 +57,19 @@ class Model:
   def init(self, key: Key) -> Params:
     """Fresh parameters, float32. Jittable, so that `jax.jit(model.init, out_shardings=...)` makes them sharded."""
     leaves = jax.tree_util.tree_leaves(self.make(nnx.Rngs(key)))
-    return dict(sorted(zip(self._names, leaves)))
+    extra = {n: e.init(jax.random.fold_in(key, i)) for i, (n, e) in enumerate(sorted(self.extras.items()), 1)}
+    return dict(sorted([*zip(self._names, leaves), *extra.items()]))
+
+  def with_extras(self, extras: Mapping[str, Extra]) -> "Model":
+    """This model with further named arrays, which are made, sharded, trained and saved as its own and which the network
+    itself does not read (rates and weights that a meta-learner trains)."""
+    shapes = {n: jax.ShapeDtypeStruct(e.shape, jnp.float32) for n, e in extras.items()}
+    if taken := self.shapes.keys() & shapes.keys():
+      raise ValueError(f"the model has parameters of these names already: {sorted(taken)}")
+    axes = {n: e.axes for n, e in extras.items()}
+    return dataclasses.replace(self, shapes=dict(sorted({**self.shapes, **shapes}.items())),
+                               logical_axes=dict(sorted({**self.logical_axes, **axes}.items())),
+                               extras={**self.extras, **extras})
 
   def bind(self, params: Mapping[str, jax.Array]) -> Any:
     """The NNX module with these arrays in place.

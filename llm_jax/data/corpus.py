@@ -74,15 +74,15 @@ class Rules:
 class Corpus:
   """Prepared data.
 
-  train: serves batches for ever; evals: one exact pass each, 'validation' and with several domains
+  tokenizer: None if the data are no text; train: serves batches for ever; evals: one exact pass each, 'validation' and with several domains
   'validation/<domain>'; fingerprint: changes when data, tokenizer or rules change, not with the seed; description: text
   of a few lines: what, and documents, tokens and bytes by split and domain; bad_report: file:line and reason of skipped
   rows, or None.
   """
 
-  tokenizer: tokenizers.Tokenizer
+  tokenizer: tokenizers.Tokenizer | None
   train: DataSource
-  evals: dict[str, EvaluationSource]
+  evals: Mapping[str, Any]
   fingerprint: str
   description: str
   bad_report: pathlib.Path | None
@@ -90,8 +90,8 @@ class Corpus:
 
   @property
   def vocab_size(self) -> int:
-    """V: all token ids are in [0, V)."""
-    return self.tokenizer.vocab_size
+    """V: all token ids are in [0, V); 0 if the data are no text."""
+    return 0 if self.tokenizer is None else self.tokenizer.vocab_size
 
 
 def prepare(context: DataContext, source: DocumentSource, rules: Rules) -> Corpus:
@@ -173,6 +173,8 @@ def sample(corpus: Corpus, count: int, length: int = 128, step: int = 0) -> list
   """`count` training rows of `length` tokens as text, with a line before each document: its number in the row and its
   tokens. For a look at what the model will see."""
   batch = corpus.train.take(step, Plan(batch=count, length=length))
+  if corpus.tokenizer is None:
+    return [f"{name}: {what}" for name, what in corpus.train.fields.items()]
   shown = []
   for tokens, segments in zip(batch["tokens"], batch["segment_ids"]):
     parts = []

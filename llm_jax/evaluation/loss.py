@@ -15,7 +15,7 @@ class EvaluationSet(Protocol):
   """One exact pass over held-out data (data/windows.py has it)."""
 
   @property
-  def bytes_per_token(self) -> float: ...
+  def bytes_per_token(self) -> float | None: ...  # None: the data are no text
 
   def batches(self, batch: int, length: int) -> int: ...
 
@@ -41,8 +41,10 @@ def evaluate(eval_step: Callable[[Params, Params, Batch], Metrics], params: Para
   return {**means, **derived(means["loss"], data.bytes_per_token)}
 
 
-def derived(loss: float, bytes_per_token: float) -> Mapping[str, float]:
-  """Perplexity and bits per byte of a loss in nats per token."""
+def derived(loss: float, bytes_per_token: float | None) -> Mapping[str, float]:
+  """Perplexity and bits per byte of a loss in nats per token; nothing if the data are no text."""
+  if bytes_per_token is None:
+    return {}
   found = {"perplexity": math.exp(min(loss, 700.0))}
   if bytes_per_token > 0:
     found["bits_per_byte"] = loss / math.log(2) / bytes_per_token

@@ -24,7 +24,7 @@ TABLE: dict[str, MeshAxes] = {
     "embed": "fsdp", "table_embed": None, "vocab": ("tensor", "fsdp"), "positions": None,
     "heads": "tensor", "kv_heads": "tensor", "head": None, "mlp": "tensor", "norm": None, "labels": None,
     "layers": None,
-    "batch": ("data", "fsdp"), "length": None, "width": None,
+    "batch": ("data", "fsdp"), "length": None, "width": None, "tasks": "data", "examples": "fsdp",
 }
 # Axes whose size is the user's data, not a design choice: they stay whole where the mesh does not divide them.
 FLEXIBLE = frozenset({"vocab", "kv_heads", "embed", "mlp"})

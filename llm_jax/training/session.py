@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import json
 import pathlib
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -26,6 +27,7 @@ from llm_jax.training.throughput import Throughput
 from llm_jax.training.watchdog import Watchdog
 
 Sampler = Callable[[TrainState], list[tuple[str, str]]]
+REPORT_SHARE = 0.02  # of the time goes into writing the report anew while the run goes on
 
 
 @dataclasses.dataclass
@@ -43,6 +45,7 @@ class Session:
   init_from: Callable[[], TrainState] | None = None
   profile: str = ""
   watchdog_seconds: float = 120.0
+  _next_report: float = 0.0  # time.monotonic() before which no evaluation writes the report anew
 
   def train(self) -> dict[str, float]:
     """Trains to the end and writes the report -> the last evaluation's numbers.
@@ -118,7 +121,8 @@ class Session:
     found = self.run.evaluate(state.params, state.frozen)
     if state.ema:
       found |= self.run.evaluate(state.ema, state.frozen, room="eval_ema")
-    self._report()
+    if time.monotonic() >= self._next_report:
+      self._report()
     return found
 
   def _describe_batch(self, step: int, plan: Any) -> str:
@@ -134,10 +138,12 @@ class Session:
     if jax.process_index() != 0:
       return
     run, write = self.run, functools.partial(run_directory.write_document, self.workdir)
-    run.corpus.tokenizer.save(self.workdir / "tokenizer")
+    tokenizer = run.corpus.tokenizer
+    if tokenizer is not None:
+      tokenizer.save(self.workdir / "tokenizer")
     write(run_directory.CONFIG, run.config)
     write(run_directory.MACHINE, machine.describe())
-    write(run_directory.DATA, {"fingerprint": run.corpus.fingerprint, "tokenizer": run.corpus.tokenizer.kind,
+    write(run_directory.DATA, {"fingerprint": run.corpus.fingerprint, "tokenizer": getattr(tokenizer, "kind", "none"),
                                "vocab_size": run.corpus.vocab_size, "what": run.corpus.description.splitlines()})
     write(run_directory.PARAMETERS, parameter_table(run))
     write(run_directory.SCHEDULES, schedules(run))
@@ -150,10 +156,14 @@ class Session:
           "total_steps": self.run.train.steps, "reason": reason})
 
   def _report(self) -> None:
+    if jax.process_index() != 0 or not self.run.config["log"]["report"]:
+      return
     from llm_jax.training import report  # loads matplotlib
 
-    if jax.process_index() == 0:
-      report.write(self.workdir)
+    start = time.monotonic()
+    report.write(self.workdir)
+    took = time.monotonic() - start
+    self._next_report = start + took / REPORT_SHARE
 
 
 def parameter_table(run: Any) -> list[dict[str, Any]]:

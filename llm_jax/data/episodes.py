@@ -1,0 +1,84 @@
+"""Episodes: many small tasks, each with examples to adapt on (support) and other examples to be judged by (query).
+
+A batch of step s is a pure function of (seed, s, plan): {'support': {field: (T, S, ...)}, 'query': {field: (T, Q, ...)}}
+with T = plan.batch tasks. Data plug-ins for families of tasks give a `sampler`, and this file makes sources of it.
+"""
+
+import dataclasses
+import hashlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from llm_jax.core.types import Batch, Plan
+from llm_jax.data.corpus import Corpus
+from llm_jax.data.fingerprint import digest
+
+Sampler = Callable[[np.random.Generator, Plan], Batch]  # a whole global batch of plan.batch tasks
+
+
+def generator(*key: Any) -> np.random.Generator:
+  """Random numbers named by some values; other values give independent ones."""
+  name = hashlib.blake2b("/".join(map(str, key)).encode(), digest_size=16).digest()
+  return np.random.Generator(np.random.Philox(key=np.frombuffer(name, np.uint64)))
+
+
+def rows_of(batch: Batch, rows: slice | None) -> Batch:
+  """The same rows of every array, at any depth."""
+  if rows is None:
+    return batch
+  return {n: rows_of(a, rows) if isinstance(a, Mapping) else a[rows] for n, a in batch.items()}
+
+
+@dataclasses.dataclass(frozen=True)
+class EpisodeSource:
+  """A DataSource of new tasks for ever: those of step s are drawn with the key (seed, 'train', s)."""
+
+  sampler: Sampler
+  seed: int
+  fields: Mapping[str, str]
+  fingerprint: str
+  boundaries: bool = False
+
+  def take(self, step: int, plan: Plan, rows: slice | None = None) -> Batch:
+    """Rows `rows` (default all) of the batch of `step`: tasks, or examples where the sampler makes those."""
+    return rows_of(self.sampler(generator(self.seed, "train", step), plan), rows)
+
+
+@dataclasses.dataclass(frozen=True)
+class EpisodeEvaluation:
+  """An evaluation set of `tasks` tasks that training never draws; the same ones for every seed of a run.
+
+  The last batch is filled up with tasks whose query has weight 0.
+  """
+
+  sampler: Sampler
+  tasks: int
+  fields: Mapping[str, str]
+  fingerprint: str
+  bytes_per_token: float | None = None  # nothing here is text
+
+  def batches(self, batch: int, length: int) -> int:
+    """Steps in a pass."""
+    return -(-self.tasks // batch)
+
+  def take(self, step: int, plan: Plan, rows: slice | None = None) -> Batch:
+    """Rows `rows` (default all) of batch `step` of the pass."""
+    batch = self.sampler(generator("evaluation", step), plan)
+    surplus = (step + 1) * plan.batch - self.tasks
+    if surplus > 0:
+      batch["query"]["weights"][plan.batch - surplus:] = 0.0
+    return rows_of(batch, rows)
+
+
+def corpus(name: str, sampler: Sampler, evaluation: Sampler, *, fields: Mapping[str, str], seed: int, tasks: int,
+           knobs: Mapping[str, Any]) -> Corpus:
+  """The corpus of a family of tasks: training episodes and `tasks` held-out ones.
+
+  knobs: what the samplers depend on, for the fingerprint.
+  """
+  fingerprint = digest(name, dict(knobs))
+  description = f"{name}: " + ", ".join(f"{k}={v}" for k, v in knobs.items())
+  return Corpus(None, EpisodeSource(sampler, seed, fields, fingerprint),
+                {"validation": EpisodeEvaluation(evaluation, tasks, fields, fingerprint)}, fingerprint, description, None)

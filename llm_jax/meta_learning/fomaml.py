@@ -1,0 +1,22 @@
+"""First-order MAML (Finn, Abbeel, Levine 2017, section 5.2): the query gradient at the adapted parameters, as it is.
+
+It costs about one supervised step more than the inner loop, and it is another method, not a cheap MAML: on a small
+language model at initialisation the two gradients have a cosine of about 0.7.
+"""
+
+from llm_jax.meta_learning import maml
+from llm_jax.meta_learning.context import Context
+
+
+def build(context: Context, *, inner_steps: int = 1, inner_lr: float = 1e-2, adapt: str | None = None,
+          inner_batch_size: int | None = None) -> maml.MAML:
+  """First-order MAML.
+
+  Args:
+    inner_steps: gradient steps on a task's support set.
+    inner_lr: their learning rate.
+    adapt: regular expression over names of parameters that adapt; None adapts all.
+    inner_batch_size: support examples per inner step, taken in turn; None is all.
+  """
+  return maml.build(context, inner_steps=inner_steps, inner_lr=inner_lr, order=1, adapt=adapt,
+                    inner_batch_size=inner_batch_size)
