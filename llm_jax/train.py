@@ -55,7 +55,8 @@ def main(values: Any, overrides: doors.Overrides) -> int:
   session = Session(run, workdir, sampler, lambda length: flops.per_token(run.model, length), start, values.profile,
                     values.watchdog_seconds)
   session.train()
-  print(f"report: {workdir / 'report.html'}")
+  if run.config["log"]["report"]:
+    print(f"report: {workdir / 'report.html'}")
   return 0
 
 

@@ -48,10 +48,12 @@ class Generator:
     max_length: most tokens of a row, prompt included; None takes the model's number of positions, if it has one.
     rules: sharding rules of the mesh that params lie on; None takes those in force.
     unrolled: one array per layer and unrolled layers: faster on a CPU, see weights.py; None chooses by platform.
+    programs: those of another Generator of this model, so that other weights need no compilation.
   """
 
   def __init__(self, model: Model, params: Params, *, max_length: int | None = None,
-               rules: sharding.ShardingRules | None = None, unrolled: bool | None = None):
+               rules: sharding.ShardingRules | None = None, unrolled: bool | None = None,
+               programs: Programs | None = None):
     self.rules = sharding.active() if rules is None else rules
     if unrolled is None:
       with sharding.use(self.rules):
@@ -61,7 +63,7 @@ class Generator:
     self.vocab_size = getattr(model.config, "vocab_size", None)
     params = {name: jnp.asarray(a) for name, a in params.items()}
     self.params = weights.split_layers(model, params) if unrolled else params
-    self.programs = Programs(model, self.rules, unrolled)
+    self.programs = Programs(model, self.rules, unrolled) if programs is None else programs
 
   def generate(self, prompts: Prompts, *, max_new_tokens: int, sampling: Sampling = Sampling(greedy=True),  # noqa: B008
                eos_ids: Sequence[int] = (), seed: int = 0, stop: Sequence[str] = (), decode: Decode | None = None,

@@ -8,6 +8,7 @@ import numpy as np
 from llm_jax.core.model import Model
 from llm_jax.core.types import TrainState
 from llm_jax.inference.generate import Generator
+from llm_jax.inference.programs import Programs
 from llm_jax.inference.sampling import Sampling
 
 
@@ -37,9 +38,11 @@ class Sampler:
   section: Any
   seed: int
   rules: Any = None
+  _programs: Programs | None = None  # compiled by the first call; the weights are not kept, training donates them
 
   def __call__(self, state: TrainState) -> list[tuple[str, str]]:
-    generator = Generator(self.model, {**state.frozen, **state.params}, rules=self.rules)
+    generator = Generator(self.model, {**state.frozen, **state.params}, rules=self.rules, programs=self._programs)
+    self._programs = generator.programs
     how = Sampling(greedy=self.section.temperature == 0, temperature=self.section.temperature or 1.0,
                    top_k=self.section.top_k or 0)
     prompts = [prompt_ids(self.tokenizer, p) for p in self.section.prompts]

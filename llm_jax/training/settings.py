@@ -99,17 +99,19 @@ class Log:
   every: int
   tensorboard: bool
   wandb: dict[str, Any] | None
+  report: bool
 
 
-def log(*, every: int = 10, tensorboard: bool = True, wandb: dict | None = None) -> Log:
+def log(*, every: int = 10, tensorboard: bool = True, wandb: dict | None = None, report: bool = True) -> Log:
   """Where numbers go.
 
   Args:
     every: updates between rows of metrics.jsonl.
     tensorboard: also write TensorBoard event files.
     wandb: keyword arguments of wandb.init, or None for no Weights & Biases.
+    report: also write report.html, at the end and now and then before it.
   """
-  return Log(_at_least("config.log.every", every, 1), tensorboard, wandb)
+  return Log(_at_least("config.log.every", every, 1), tensorboard, wandb, report)
 
 
 @dataclasses.dataclass(frozen=True)
