@@ -145,6 +145,8 @@ class Run:
   def put(self, rows: Mapping[str, np.ndarray]) -> Batch:
     """This host's rows of a global batch, onto the devices."""
     fields = self._fields(rows)
+    if jax.process_count() == 1:  # one call for all arrays takes half the time of one for each
+      return jax.device_put(fields, self.batch_shardings(fields))
     place = lambda a, sharding: jax.make_array_from_process_local_data(sharding, a)
     return jax.tree.map(place, fields, self.batch_shardings(fields))
 

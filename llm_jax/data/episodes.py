@@ -7,7 +7,7 @@ with T = plan.batch tasks. Data plug-ins for families of tasks give a `sampler`,
 import dataclasses
 import hashlib
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from llm_jax.core.types import Batch, Plan
 from llm_jax.data.corpus import Corpus
 from llm_jax.data.fingerprint import digest
 
+Form = Literal["episodes", "examples"]
 Sampler = Callable[[np.random.Generator, Plan], Batch]  # a whole global batch of plan.batch tasks
 
 
@@ -72,13 +73,20 @@ class EpisodeEvaluation:
     return rows_of(batch, rows)
 
 
-def corpus(name: str, sampler: Sampler, evaluation: Sampler, *, fields: Mapping[str, str], seed: int, tasks: int,
-           knobs: Mapping[str, Any]) -> Corpus:
-  """The corpus of a family of tasks: training episodes and `tasks` held-out ones.
+def episode_fields(fields: Mapping[str, str]) -> dict[str, str]:
+  """The fields of a task's examples as those of episodes: 'support.inputs', 'query.inputs', ..."""
+  return {f"{part}.{name}": meaning for part in ("support", "query") for name, meaning in fields.items()}
 
-  knobs: what the samplers depend on, for the fingerprint.
+
+def corpus(name: str, sampler: Sampler, evaluation: Sampler, *, fields: Mapping[str, str], seed: int, tasks: int,
+           knobs: Mapping[str, Any], form: Form = "episodes") -> Corpus:
+  """The corpus of a family of tasks: episodes, or single examples of many tasks, to train on; `tasks` held-out episodes.
+
+  fields: of an example. knobs: what the samplers depend on, for the fingerprint.
   """
-  fingerprint = digest(name, dict(knobs))
+  fingerprint = digest(name, form, dict(knobs))
   description = f"{name}: " + ", ".join(f"{k}={v}" for k, v in knobs.items())
-  return Corpus(None, EpisodeSource(sampler, seed, fields, fingerprint),
-                {"validation": EpisodeEvaluation(evaluation, tasks, fields, fingerprint)}, fingerprint, description, None)
+  in_episodes = episode_fields(fields)
+  train = EpisodeSource(sampler, seed, in_episodes if form == "episodes" else fields, fingerprint)
+  return Corpus(None, train, {"validation": EpisodeEvaluation(evaluation, tasks, in_episodes, fingerprint)}, fingerprint,
+                description, None)

@@ -12,14 +12,14 @@ import numpy as np
 
 from llm_jax.core.types import Batch, Plan
 from llm_jax.data.corpus import Corpus, DataContext
-from llm_jax.data.episodes import corpus
+from llm_jax.data.episodes import Form, corpus
 
 FIELDS = {"inputs": "(.., 1) float32: x", "targets": "(.., 1) float32: y", "weights": "(..,) float32: 1 where it counts"}
 Points = Literal["uniform", "grid"]
 
 
 def build(context: DataContext, *, support: int = 10, query: int = 10, max_phase: float = math.pi,
-          points: Points = "uniform", form: Literal["episodes", "examples"] = "episodes", eval_support: int | None = None,
+          points: Points = "uniform", form: Form = "episodes", eval_support: int | None = None,
           eval_query: int = 100, eval_tasks: int = 2000) -> Corpus:
   """Sine waves.
 
@@ -36,11 +36,9 @@ def build(context: DataContext, *, support: int = 10, query: int = 10, max_phase
   family = partial(episodes, max_phase=max_phase, grid=points == "grid")
   train = partial(family, support=support, query=query) if form == "episodes" else partial(examples, max_phase=max_phase)
   held_out = partial(family, support=eval_support or support, query=eval_query)
-  knobs = dict(support=support, query=query, max_phase=max_phase, points=points, form=form, eval_support=eval_support,
+  knobs = dict(support=support, query=query, max_phase=max_phase, points=points, eval_support=eval_support,
                eval_query=eval_query)
-  fields = FIELDS if form == "examples" else {f"{part}.{n}": what for part in ("support", "query")
-                                              for n, what in FIELDS.items()}
-  return corpus("sinusoids", train, held_out, fields=fields, seed=context.seed, tasks=eval_tasks, knobs=knobs)
+  return corpus("sinusoids", train, held_out, fields=FIELDS, seed=context.seed, tasks=eval_tasks, knobs=knobs, form=form)
 
 
 def episodes(random: np.random.Generator, plan: Plan, *, support: int, query: int, max_phase: float,
