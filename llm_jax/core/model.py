@@ -5,7 +5,9 @@ name of its path, and `apply` puts the arrays back by exact name: never by posit
 parameter is an error and never a silent permutation.
 """
 
+import contextvars
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -109,19 +111,41 @@ def _full_axes(name: str, axes: tuple | None, ndim: int) -> tuple[str | None, ..
   return ("layers",) * (ndim - len(axes)) + tuple(axes)
 
 
+_stacked: contextvars.ContextVar[tuple[int, ...]] = contextvars.ContextVar("stacked", default=())
+
+
 def parameter(rngs: nnx.Rngs, shape: tuple[int, ...], axes: tuple[str | None, ...],
               init: Callable[..., jax.Array]) -> nnx.Param:
-  """A float32 parameter with one logical axis name per dimension; `init` as in jax.nn.initializers."""
+  """A float32 parameter with one logical axis name per dimension; `init` as in jax.nn.initializers.
+
+  Inside `stack` the array has the layers in front: drawn at once by an initializer that looks at no shape
+  (`elementwise`), which compiles three times as fast as a vmap, and layer by layer by any other.
+  """
   if len(shape) != len(axes):
     raise ValueError(f"shape {shape} has {len(shape)} dimensions, axes {axes} name {len(axes)}")
-  return nnx.Param(init(rngs.params(), shape, jnp.float32), axes=axes)
+  lead, key = _stacked.get(), rngs.params()
+  if lead and not getattr(init, "elementwise", False):
+    draw = lambda key: init(key, shape, jnp.float32)
+    keys = jax.random.split(key, math.prod(lead))
+    return nnx.Param(jax.vmap(draw)(keys).reshape(*lead, *shape), axes=axes)
+  return nnx.Param(init(key, (*lead, *shape), jnp.float32), axes=axes)
+
+
+def elementwise_normal(deviation: float) -> Callable[..., jax.Array]:
+  """The initializer N(0, deviation^2), marked as one that looks at no shape."""
+  def init(key: Key, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
+    return deviation * jax.random.normal(key, shape, dtype)
+  init.elementwise = True  # type: ignore[attr-defined]
+  return init
 
 
 def stack(make: Callable[[nnx.Rngs], nnx.Module], count: int, rngs: nnx.Rngs) -> Any:
   """`count` modules of one structure as a single module whose leaves have a leading axis of that length.
 
-  One trace whatever the count, so that compile time does not grow with depth.
+  `make` runs once whatever the count, so that compile time does not grow with depth.
   """
-  return jax.vmap(lambda key: make(nnx.Rngs(key)))(jax.random.split(rngs.params(), count))
-
-
+  token = _stacked.set((*_stacked.get(), count))
+  try:
+    return make(nnx.Rngs(rngs.params()))
+  finally:
+    _stacked.reset(token)

@@ -10,12 +10,12 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from llm_jax.core.model import parameter
+from llm_jax.core.model import elementwise_normal, parameter
 from llm_jax.layers import linear_cpu
 from llm_jax.layers.doors import cpu_forms
 
 Init = jax.nn.initializers.Initializer
-normal = jax.nn.initializers.normal
+normal = elementwise_normal
 
 
 def linear(x: jax.Array, kernel: jax.Array) -> jax.Array:
