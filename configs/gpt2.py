@@ -1,10 +1,12 @@
 """GPT-2 and GPT-3 sizes.
 
     python -m llm_jax.train --config=configs/gpt2.py:debug --workdir=/tmp/gpt2
-    python -m llm_jax.train --config=configs/gpt2.py:124m --workdir=runs/gpt2 --config.data.path=/data/openwebtext
+    python -m llm_jax.train --config=configs/gpt2.py:124m --workdir=runs/gpt2 \
+        --config.data.name=text_folder --config.data.path=/data/openwebtext
     python -m llm_jax.train --config=configs/gpt2.py:gpt3-1.3b --workdir=runs/gpt3 --config.mesh.fsdp=-1
 
-The 124M recipe is nanoGPT's reproduction: 0.5M tokens a step, AdamW 6e-4, cosine to a tenth over 600,000 steps.
+The 124M recipe is nanoGPT's reproduction: 0.5M tokens a step, AdamW 6e-4, cosine to a tenth over 600,000 steps. The
+default text is the embedded one, so that every size can be tried; it is far too small for a real run.
 """
 
 from ml_collections import ConfigDict
@@ -20,7 +22,7 @@ def get_config(arg: str = "124m") -> ConfigDict:
   c = ConfigDict()
   length = 2048 if arg.startswith("gpt3") else 512 if arg == "gpt1" else 1024
   c.model = dict(name="gpt", variant=arg, dtype="bfloat16", remat="none" if arg in ("124m", "gpt1") else "split")
-  c.data = dict(name="text_folder", path="", tokenizer=dict(name="sentencepiece", vocab_size=32_000))
+  c.data = dict(name="stdlib", tokenizer=dict(name="sentencepiece", vocab_size=32_000))
   c.optimizer = dict(name="adamw", peak=PEAK.get(arg, 1e-3), warmup=2_000, decay="cosine", b2=0.95, weight_decay=0.1)
   c.train = dict(steps=600_000, batch_size=(1 << 19) // length, length=length)
   c.mesh = dict(data=1, fsdp=-1)

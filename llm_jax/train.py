@@ -3,6 +3,8 @@
     python -m llm_jax.train --config=configs/gpt2.py:124m --workdir=runs/gpt2 --config.optimizer.peak=3e-4
     python -m llm_jax.train --config=configs/gpt2.py:debug --dry_run
     python -m llm_jax.train --config=configs/gpt2.py:debug --describe_config
+    python -m llm_jax.train --config=configs/gpt2.py:debug --workdir=/tmp/range --config.optimizer.decay=range_test \
+        --config.optimizer.warmup=0 --config.optimizer.peak=1 --config.log.every=1      # which rate to use?
 """
 
 import pathlib
@@ -55,9 +57,22 @@ def main(values: Any, overrides: doors.Overrides) -> int:
   session = Session(run, workdir, sampler, lambda length: flops.per_token(run.model, length), start, values.profile,
                     values.watchdog_seconds)
   session.train()
+  if run.config["optimizer"]["decay"] == "range_test":
+    print(suggested_rate(workdir))
   if run.config["log"]["report"]:
     print(f"report: {workdir / 'report.html'}")
   return 0
+
+
+def suggested_rate(workdir: pathlib.Path) -> str:
+  """What a learning-rate range test says, read from its metrics."""
+  from llm_jax.optimizers import range_test
+  from llm_jax.training import metrics
+
+  rows = [r for r in metrics.rows(workdir) if "train/loss" in r]
+  found = range_test.analyse([(r["train/learning_rate"], r["train/loss"]) for r in rows])
+  return (f"learning-rate range test: --config.optimizer.peak={found.suggested:.2g} (steepest fall at "
+          f"{found.steepest:.2g}, lowest loss at {found.minimum:.2g})")
 
 
 if __name__ == "__main__":
