@@ -1,4 +1,4 @@
-"""What every decoder does with its inputs before the first layer: positions, which keys are visible, the cache's slots."""
+"""What every decoder does with its inputs before the first layer: positions, visible keys, the cache's slots."""
 
 import dataclasses
 
@@ -10,7 +10,7 @@ from llm_jax.layers import cache as kv
 
 @dataclasses.dataclass(frozen=True)
 class DecoderInputs:
-  """positions (B, L); segments: pair of ids for `Visibility` or None; offset: slot of the first token; cache, marked."""
+  """positions (B, L); segments: pair of ids for `Visibility` or None; offset: first token's slot; cache, marked."""
 
   positions: jax.Array
   segments: tuple[jax.Array, jax.Array] | None
@@ -19,19 +19,22 @@ class DecoderInputs:
 
 
 def prepare(input_ids: jax.Array, attention_mask: jax.Array | None, position_ids: jax.Array | None,
-            segment_ids: jax.Array | None, cache: kv.Cache | None) -> DecoderInputs:
+            segment_ids: jax.Array | None, cache: kv.Cache | None, *, padding_reads: bool = False) -> DecoderInputs:
   """Reads the call's arguments, all (B, L) of this call's tokens.
 
   attention_mask: 1 for real tokens, 0 for padding on either side. segment_ids: documents of a packed row, 0 is padding.
   position_ids default: 0 .. L-1 without a cache, as Hugging Face has it; with one, the count of real tokens before.
+  padding_reads: padding on the right sees the real tokens before it, as Hugging Face has it, instead of only itself;
+  it matters to a head whose loss counts padded positions (spans).
   """
   B, L = input_ids.shape
   if cache is None:
     ids = segment_ids
     if attention_mask is not None:
       ids = attention_mask.astype(jnp.int32) * (1 if ids is None else ids)
+    query_ids = jax.lax.cummax(ids, axis=1) if padding_reads and ids is not None else ids
     positions = jnp.broadcast_to(jnp.arange(L), (B, L)) if position_ids is None else position_ids
-    return DecoderInputs(positions, None if ids is None else (ids, ids), 0, None)
+    return DecoderInputs(positions, None if ids is None else (query_ids, ids), 0, None)
   valid_BL = jnp.ones((B, L), jnp.int32) if attention_mask is None else attention_mask.astype(jnp.int32)
   if position_ids is None:
     position_ids = jnp.maximum(cache["valid"].sum(-1, keepdims=True) + jnp.cumsum(valid_BL, -1) - 1, 0)

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from llm_jax.core.errors import ConfigError, unknown_name
+from llm_jax.core.errors import ConfigError, check_counts, unknown_name
 from llm_jax.core.model import Model, stack
 from llm_jax.core.output import Output
 from llm_jax.layers import cache as kv
@@ -22,7 +22,7 @@ from llm_jax.layers import stack as layer_stack
 from llm_jax.layers.attention import Attention, AttentionOptions
 from llm_jax.layers.block import Block
 from llm_jax.layers.dot_product import Implementation, Visibility
-from llm_jax.layers.dropout import dropout, split
+from llm_jax.layers.dropout import check_rate, dropout, split
 from llm_jax.layers.embedding import Embedding
 from llm_jax.layers.feed_forward import FeedForward, activation
 from llm_jax.layers.linear import normal
@@ -161,7 +161,8 @@ class Decoder(nnx.Module):
                output_hidden_states: bool = False) -> Output:
     """input_ids (B, L), the other arrays too; see layers/decoding.py for their meaning."""
     config = self.config
-    inputs = decoding.prepare(input_ids, attention_mask, position_ids, segment_ids, cache)
+    inputs = decoding.prepare(input_ids, attention_mask, position_ids, segment_ids, cache,
+                              padding_reads=config.head == "question")
     embed_key, layers_key = split(key, 2)
     x = self.tokens(input_ids)
     if config.scale_embedding:
@@ -236,6 +237,9 @@ def from_config(config: DecoderConfig) -> Model:
   Raises:
     ConfigError: sizes that do not fit together, an unknown activation, rope scaling or remat policy.
   """
+  check_counts("config.model", width=config.width, depth=config.depth, heads=config.heads, kv_heads=config.kv_heads,
+               head_width=config.head_width, hidden=config.hidden, window=config.window)
+  check_rate(config.dropout)
   if config.heads % config.kv_heads:
     raise ConfigError("config.model.kv_heads", f"{config.kv_heads} key heads do not divide {config.heads} heads",
                       accepted=f"a divisor of {config.heads}")

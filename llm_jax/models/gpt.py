@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from llm_jax.core.errors import ConfigError, unknown_name
+from llm_jax.core.errors import ConfigError, check_counts, unknown_name
 from llm_jax.core.model import Model, stack
 from llm_jax.core.output import Output
 from llm_jax.layers import cache as kv
@@ -22,7 +22,7 @@ from llm_jax.layers import stack as layer_stack
 from llm_jax.layers.attention import Attention, AttentionOptions
 from llm_jax.layers.block import Block
 from llm_jax.layers.dot_product import Implementation, Visibility
-from llm_jax.layers.dropout import dropout, split
+from llm_jax.layers.dropout import check_rate, dropout, split
 from llm_jax.layers.embedding import Embedding
 from llm_jax.layers.feed_forward import FeedForward, activation
 from llm_jax.layers.linear import normal
@@ -110,7 +110,8 @@ class GPT(nnx.Module):
 
   def _forward(self, input_ids, attention_mask=None, token_type_ids=None, position_ids=None, segment_ids=None,
                cache=None, key=None, output_hidden_states=False) -> Output:
-    inputs = decoding.prepare(input_ids, attention_mask, position_ids, segment_ids, cache)
+    inputs = decoding.prepare(input_ids, attention_mask, position_ids, segment_ids, cache,
+                              padding_reads=self.config.head == "question")
     embed_key, layers_key = split(key, 2)
     x = self.tokens(input_ids) + self.positions(inputs.positions)
     x = x if token_type_ids is None else x + self.tokens(token_type_ids)
@@ -171,6 +172,9 @@ def from_config(config: GPTConfig) -> Model:
   Raises:
     ConfigError: sizes that do not fit together, an unknown activation or remat policy.
   """
+  check_counts("config.model", width=config.width, depth=config.depth, heads=config.heads, hidden=config.hidden,
+               positions=config.positions, band=config.band)
+  check_rate(config.residual_dropout)
   if config.width % config.heads:
     raise ConfigError("config.model.heads", f"{config.heads} heads do not divide width {config.width}",
                       accepted=f"a divisor of {config.width}")
@@ -207,7 +211,7 @@ def build(vocab_size: int, length: int, *, variant: str = "124m", width: int | N
     raise unknown_name("config.model.variant", variant, list(VARIANTS))
   given = dict(width=width, depth=depth, heads=heads, hidden=hidden, act=act, norms=norms, band=band)
   sizes = VARIANTS[variant] | {k: v for k, v in given.items() if v is not None}
-  sizes["positions"] = positions or max(sizes.get("positions", 1024), length)
+  sizes["positions"] = positions if positions is not None else max(sizes.get("positions", 1024), length)
   if sizes["positions"] < length:
     raise ConfigError("config.model.positions", f"{positions} positions for rows of {length} tokens",
                       accepted=f"at least {length}")
