@@ -21,7 +21,7 @@ import numpy as np
 from llm_jax import scoring
 from llm_jax.core import cache, plugins
 from llm_jax.core.config import Config, Section, plain, resolve
-from llm_jax.core.errors import ConfigError
+from llm_jax.core.errors import ConfigError, unknown_name
 from llm_jax.core.model import Model
 from llm_jax.core.types import Batch, Curriculum, Learner, Loss, Objective, Plan, TrainState
 from llm_jax.curriculum.composed import compose
@@ -37,7 +37,7 @@ from llm_jax.optimizers import masks
 from llm_jax.parallel import mesh as device_mesh
 from llm_jax.parallel import tasks
 from llm_jax.parallel.rules import ShardingRules, use
-from llm_jax.training import early_stopping, guard, settings
+from llm_jax.training import early_stopping, faults, guard, settings
 from llm_jax.training import state as train_state
 from llm_jax.training.step import knobs_of, make_eval_step, make_train_step, mean_weighting
 
@@ -192,6 +192,21 @@ class Run:
       found |= {f"{room}/{metric}" + (f"/{part}" if part else ""): v for metric, v in values.items()}
     return found
 
+  @functools.cached_property
+  def evaluation_names(self) -> frozenset[str]:
+    """Names of all numbers that an evaluation measures."""
+    section = settings.evaluation(**self.config["evaluation"])
+    plan = Plan(section.batch_size or self.train.batch_size, self.train.length)
+    state, found = self.abstract_state, set()
+    for name, data in self.corpus.evals.items():
+      with use(self.rules):
+        measured = jax.eval_shape(self.eval_step, state.params, state.frozen, self._fields(data.take(0, plan)))
+      names = {*measured, *evaluation_loss.derived(0.0, data.bytes_per_token)}
+      part = name.partition("/")[2]
+      found |= {f"{room}/{n}" + (f"/{part}" if part else "")
+                for n in names for room in (("eval", "eval_ema") if self.ema else ("eval",))}
+    return frozenset(found)
+
   def bits_per_byte(self) -> float | None:
     """Factor from nats per training token to bits per byte of training text; None if the data are no text."""
     streams = [s for s in self.corpus.streams if s.split == "train"]
@@ -215,6 +230,10 @@ def build(config: Mapping[str, Any]) -> Run:
     ConfigError: anything that cannot be run, before data is read or a program compiled. DataError: unusable data.
   """
   resolved = resolve(plain(config), SCHEMA)
+  faults.wanted()
+  for name, section in SCHEMA.items():  # values that cannot be, in sections that are used later on too
+    if section.function is not None and resolved[name] is not None:
+      section.function(**resolved[name])
   train = settings.train(**resolved["train"])
   rules = ShardingRules(device_mesh.make(resolved["mesh"]))
   curriculum = make_curriculum(resolved["curriculum"], train)
@@ -224,6 +243,7 @@ def build(config: Mapping[str, Any]) -> Run:
   check_mesh(probe, rules)
   make_learner = functools.partial(_learner, resolved)
   check_batches(curriculum, train, rules, "tasks" if make_learner(probe).episodes else "batch")
+  check_evaluation(resolved, rules)
   context = DataContext(train.seed, cache.folder("data"))
   corpus = plugins.bind("data", resolved["data"], "config.data")(context)
   curriculum = curriculum.for_domains(getattr(corpus.train, "domains", ()))
@@ -238,8 +258,10 @@ def build(config: Mapping[str, Any]) -> Run:
   average = None if ema is None else functools.partial(_average, ema)
   step = make_train_step(model.apply, objective, learner, optimizer.transform, schedule=optimizer.schedule, guard=watch,
                          accumulate=train.accumulate, ema=average)
-  return Run(resolved, train, corpus, model, objective, curriculum, optimizer, watch, ema, rules, step,
-             _eval_step(resolved, corpus, model, objective, learner))
+  run = Run(resolved, train, corpus, model, objective, curriculum, optimizer, watch, ema, rules, step,
+            _eval_step(resolved, corpus, model, objective, learner))
+  check_watched(run)
+  return run
 
 
 def _average(ema: settings.Ema, average: Any, params: Any, step: jax.Array) -> Any:
@@ -330,6 +352,26 @@ def check_batches(curriculum: Curriculum, train: settings.Train, rules: Sharding
       micro = f" x {train.accumulate} micro-batches" if train.accumulate > 1 else ""
       raise ConfigError("config.train.batch_size", f"{batch} {what} do not divide over {ways} devices "
                         f"({' x '.join(names)}){micro}", accepted=f"a multiple of {ways * train.accumulate}")
+
+
+def check_evaluation(config: Config, rules: ShardingRules) -> None:
+  """Raises ConfigError if the devices do not divide the evaluation's own batch."""
+  size = config["evaluation"]["batch_size"]
+  if size is not None:
+    ways = math.prod(rules.mesh.shape[a] for a in rules.table["batch"] or ())
+    if size % ways:
+      raise ConfigError("config.evaluation.batch_size", f"{size} examples do not divide over {ways} devices "
+                        "(data x fsdp)", accepted=f"a multiple of {ways}")
+
+
+def check_watched(run: Run) -> None:
+  """Raises ConfigError if a metric that decides something (best checkpoint, early stopping) is never measured."""
+  stopping = run.config["early_stopping"]
+  watched = {"config.checkpoint.best": run.config["checkpoint"]["best"],
+             "config.early_stopping.metric": None if stopping is None else stopping["metric"]}
+  for key, name in watched.items():
+    if name not in (None, "eval/loss") and name not in run.evaluation_names:
+      raise unknown_name(key, name, sorted(run.evaluation_names), what="evaluation metric")
 
 
 def check_mesh(model: Model, rules: ShardingRules) -> None:

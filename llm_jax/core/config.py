@@ -74,9 +74,11 @@ def load_file(flag: str, key: str = "--config") -> Config:
     if not hasattr(module, "get_config"):
       raise ConfigError(key, f"{name} does not define get_config(arg)")
     config = module.get_config(argument) if argument else module.get_config()
+    if not hasattr(config, "items"):
+      raise ConfigError(key, f"get_config of {name} returned {config!r}", accepted="a ConfigDict or a dict")
   except ConfigError:
     raise
-  except Exception as e:
+  except (Exception, SystemExit) as e:
     line = _line_in(e, path)
     raise ConfigError(key, f"{name}:{line}: {type(e).__name__}: {e}") from None
   return plain(config)

@@ -62,6 +62,13 @@ class DivergedError(LlmJaxError):
   exit_code = 1
 
 
+def check_counts(key: str, **counts: int | None) -> None:
+  """Raises ConfigError for a count below 1; None is no count. key: path of the section, e.g. `config.model`."""
+  for name, value in counts.items():
+    if value is not None and value < 1:
+      raise ConfigError(f"{key}.{name}", f"got {value}", accepted="a whole number from 1")
+
+
 def nearest_name(name: str, valid: Iterable[str]) -> str | None:
   """The valid name closest in spelling to `name`, or None if none is close."""
   close = difflib.get_close_matches(str(name), [str(v) for v in valid], n=1, cutoff=0.5)

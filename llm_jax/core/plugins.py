@@ -51,8 +51,11 @@ def find(room: str, name: Any, key: str) -> types.ModuleType:
   Raises:
     ConfigError: no such file, or it does not define `build`; names the nearest plug-in.
   """
-  if isinstance(name, str) and "." in name and importlib.util.find_spec(name.split(".")[0]) is not None:
-    module = importlib.import_module(name)
+  if isinstance(name, str) and re.fullmatch(r"\w+(\.\w+)+", name) and importlib.util.find_spec(name.split(".")[0]):
+    try:
+      module = importlib.import_module(name)
+    except ModuleNotFoundError as e:
+      raise ConfigError(key, f"module {name!r} cannot be imported: {e}") from None
     if not hasattr(module, "build"):
       raise ConfigError(key, f"module {name!r} does not define build(...)")
     return module

@@ -52,4 +52,6 @@ def build(*, metric: str = "eval/loss", mode: Literal["min", "max"] = "min", pat
     patience: evaluations without improvement before the run stops.
     least: smallest change that counts as an improvement.
   """
+  if patience < 1:
+    raise ConfigError("config.early_stopping.patience", f"got {patience}", accepted="a whole number from 1")
   return EarlyStopping(metric, mode, patience, least)

@@ -11,6 +11,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from llm_jax.core.errors import ConfigError
+
 GuardState = dict[str, jax.Array]
 
 
@@ -58,6 +60,9 @@ def build(*, window: int = 128, sigmas: float = 6.0, max_skips: int = 10) -> Gua
     sigmas: standard deviations above the mean from which an update is skipped.
     max_skips: skipped updates in a row after which the run stops, with a checkpoint.
   """
+  for name, value, least in (("window", window, 0), ("sigmas", sigmas, 0), ("max_skips", max_skips, 1)):
+    if value < least:
+      raise ConfigError(f"config.guard.{name}", f"got {value}", accepted=f"at least {least}")
   return Guard(window, sigmas, max_skips)
 
 

@@ -174,7 +174,7 @@ class MetricsWriter:
     self.close()
 
 
-def check_wandb(key: str = "config.wandb") -> None:
+def check_wandb(key: str = "config.log.wandb") -> None:
   """Raises ConfigError if wandb is not installed; a door calls it before anything compiles."""
   if importlib.util.find_spec("wandb") is None:
     raise ConfigError(key, "W&B is asked for but the package wandb is not installed",

@@ -37,14 +37,14 @@ class RunLock:
       self.path.parent.mkdir(parents=True, exist_ok=True)
       handle = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as e:
-      raise ConfigError("workdir", f"{self.path.parent} cannot be written: {e.strerror}",
+      raise ConfigError("--workdir", f"{self.path.parent} cannot be written: {e.strerror}",
                         accepted="a directory on a file system with room, writable by this user") from None
     try:
       fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
       holder = _holder(handle)
       os.close(handle)
-      raise ConfigError("workdir", f"{self.path.parent} is in use by another run: {holder}",
+      raise ConfigError("--workdir", f"{self.path.parent} is in use by another run: {holder}",
                         accepted="another --workdir, or wait until that run ends") from None
     os.register_at_fork(after_in_child=lambda: self._forget(handle))  # a forked data worker must not outlive us with it
     about = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}

@@ -35,6 +35,8 @@ def train(*, steps: int, batch_size: int, length: int, seed: int = 0, accumulate
   for name, value in dict(steps=steps, batch_size=batch_size, length=length, accumulate=accumulate).items():
     if value < 1:
       raise ConfigError(f"config.train.{name}", f"got {value}", accepted="a whole number from 1")
+  _at_least("config.train.workers", workers, 0)
+  _at_least("config.train.prefetch", prefetch, 1)
   if batch_size % accumulate:
     raise ConfigError("config.train.accumulate", f"{accumulate} micro-batches do not divide the batch of {batch_size}",
                       accepted=f"a divisor of {batch_size}")
@@ -58,6 +60,8 @@ def evaluation(*, every: int = 500, batches: int | None = None, batch_size: int 
     batches: at most so many batches per evaluation set; None is the whole set.
     batch_size: examples per batch; None takes the training batch.
   """
+  for name, value in dict(batches=batches, batch_size=batch_size).items():
+    _at_least(f"config.evaluation.{name}", 1 if value is None else value, 1)
   return Evaluation(_at_least("config.evaluation.every", every, 0), batches, batch_size)
 
 
@@ -88,6 +92,7 @@ def checkpoint(*, every: int = 1000, keep: int | None = 3, best: str | None = "e
     verify: how much is hashed before a checkpoint is used: all of it ('full'), only sizes, or by its size ('auto').
     on_error: a failed write stops the run or only warns.
   """
+  _at_least("config.checkpoint.keep", 1 if keep is None else keep, 1)
   return Checkpoint(_at_least("config.checkpoint.every", every, 0), keep, (best, best_mode) if best else None,
                     asynchronous, verify, on_error)
 
@@ -136,6 +141,10 @@ def sample(*, every: int = 0, prompts: tuple = ("",), tokens: int = 128, tempera
     temperature: of sampling; 0 is greedy.
     top_k: sample among so many most probable tokens; None is all.
   """
+  _at_least("config.sample.tokens", tokens, 1)
+  _at_least("config.sample.top_k", 1 if top_k is None else top_k, 1)
+  if temperature < 0:
+    raise ConfigError("config.sample.temperature", f"got {temperature}", accepted="0 (greedy) or above")
   return Sample(_at_least("config.sample.every", every, 0), tuple(prompts), tokens, temperature, top_k)
 
 

@@ -1,0 +1,210 @@
+"""A user's mistake costs seconds and is told in a few lines: which key, what was given, what would be accepted.
+
+Every row of the table goes through the real door. The words behind a mistake must be in the message: the path of the
+key as the user writes it, then the nearest valid key, the names accepted, or the numbers that do not divide.
+"""
+
+import os
+import pathlib
+import time
+
+import door
+import pytest
+
+SYNONYM = "did you mean: config.optimizer.peak"
+
+# arguments -> words of the message. 8 devices; model: 2 heads, width 16; batch 16, 16 tokens, 2 micro-batches.
+MISTAKES: dict[str, tuple[list[str], list[str]]] = {
+    # Typos, at any depth.
+    "typo of a section": (["--config.optimiser.peak=1"], ["config.optimiser", "did you mean: config.optimizer.peak"]),
+    "unknown section": (["--config.zzz=1"], ["config.zzz", "unknown key", "model, data"]),
+    "typo of a model knob": (["--config.model.widht=8"], ["config.model.widht", "did you mean: config.model.width"]),
+    "typo of a data knob": (["--config.data.pakking=pad"], ["config.data.pakking", "config.data.packing"]),
+    "typo of a tokenizer knob": (["--config.data.tokenizer.name=sentencepiece", "--config.data.tokenizer.vocab=300"],
+                                 ["config.data.tokenizer.vocab", "config.data.tokenizer.vocab_size"]),
+    "typo of an optimizer knob": (["--config.optimizer.waight_decay=1"],
+                                  ["config.optimizer.waight_decay", "config.optimizer.weight_decay"]),
+    "another library's name": (["--config.optimizer.learning_rate=1"], ["config.optimizer.learning_rate", SYNONYM]),
+    "typo of a train knob": (["--config.train.stpes=9"], ["config.train.stpes", "did you mean: config.train.steps"]),
+    "typo of a mesh axis": (["--config.mesh.tenser=2"], ["config.mesh.tenser", "tensor"]),
+    "typo of a guard knob": (["--config.guard.windows=2"], ["config.guard.windows", "config.guard.window"]),
+    "a knob of another plug-in": (["--config.optimizer.name=sgd", "--config.optimizer.peak=1",
+                                   "--config.optimizer.b2=0.9"], ["config.optimizer.b2", "accepted: "]),
+    "a key below a number": (["--config.train.steps.x=1"], ["config.train.steps", "not a section"]),
+    # Names of plug-ins.
+    "model name": (["--config.model.name=gtp"], ["config.model.name", "'gtp'", "did you mean: gpt"]),
+    "data name": (["--config.data.name=text_foldr"], ["config.data.name", "did you mean: text_folder"]),
+    "tokenizer name": (["--config.data.tokenizer.name=bite"], ["config.data.tokenizer.name", "did you mean: bytes"]),
+    "objective name": (["--config.objective.name=casual_lm"], ["config.objective.name", "did you mean: causal_lm"]),
+    "curriculum name": (["--config.curriculum.name=nonee"], ["config.curriculum.name", "did you mean: none"]),
+    "meta-learner name": (["--config.meta_learning.name=nonee"], ["config.meta_learning.name", "none"]),
+    "optimizer name": (["--config.optimizer.name=adamv"], ["config.optimizer.name", "did you mean: adam"]),
+    "a path as a name": (["--config.model.name=../gpt"], ["config.model.name", "'../gpt'"]),
+    "a module that is not there": (["--config.model.name=nowhere.gpt"], ["config.model.name", "'nowhere.gpt'"]),
+    "a module without build": (["--config.model.name=json.decoder"], ["config.model.name", "build"]),
+    "a plug-in as a number": (["--config.model=3"], ["config.model", "3", "dict(name=...)"]),
+    "a missing name": (["--config.ema=0.9"], ["config.ema", "0.9", "dict"]),
+    # Wrong types and values.
+    "text for a number": (["--config.train.steps=many"], ["config.train.steps", "'many'", "int"]),
+    "a fraction for a count": (["--config.train.batch_size=2.5"], ["config.train.batch_size", "2.5", "int"]),
+    "a number for a switch": (["--config.model.tied=3"], ["config.model.tied", "3", "bool"]),
+    "a list for a rate": (["--config.optimizer.peak=[1]"], ["config.optimizer.peak", "[1]", "float"]),
+    "no steps": (["--config.train.steps=0"], ["config.train.steps", "got 0"]),
+    "no batch": (["--config.train.batch_size=0"], ["config.train.batch_size", "got 0"]),
+    "negative rate": (["--config.optimizer.peak=-1e-3"], ["config.optimizer.peak", "-0.001"]),
+    "infinite rate": (["--config.optimizer.peak=1e999"], ["config.optimizer.peak", "inf"]),
+    "warmup longer than the run": (["--config.optimizer.warmup=500"], ["config.optimizer.warmup", "500", "40"]),
+    "unknown decay": (["--config.optimizer.decay=cosin"], ["config.optimizer.decay", "'cosine'"]),
+    "unknown remat": (["--config.model.remat=dotz"], ["config.model.remat", "'dotz'", "did you mean: dots"]),
+    "unknown activation": (["--config.model.act=gelo"], ["config.model.act", "'gelo'", "gelu"]),
+    "unknown attention": (["--config.model.attention=flash"], ["config.model.attention", "'flash'", "'splash'"]),
+    "unknown variant": (["--config.model.variant=125m"], ["config.model.variant", "'125m'", "124m"]),
+    "dropout of 1": (["--config.model.dropout=1.0"], ["config.model.dropout", "1.0"]),
+    "negative dropout": (["--config.model.dropout=-0.1"], ["config.model.dropout", "-0.1"]),
+    "no heads": (["--config.model.heads=0"], ["config.model.heads", "0"]),
+    "no layers": (["--config.model.depth=0"], ["config.model.depth", "0"]),
+    "freezing nothing": (["--config.optimizer.freeze=nothing_of_that_name"], ["config.optimizer.freeze"]),
+    "freezing everything": (["--config.optimizer.freeze=."], ["config.optimizer.freeze"]),
+    "a broken pattern": (["--config.optimizer.freeze=("], ["config.optimizer.freeze", "'('"]),
+    "average that forgets nothing": (["--config.ema.decay=1.0"], ["config.ema.decay", "1"]),
+    "stopping on what is not measured": (["--config.early_stopping.metric=eval/los"],
+                                         ["config.early_stopping.metric", "eval/los", "eval/loss"]),
+    "best by what is not measured": (["--config.checkpoint.best=eval/acuracy"],
+                                     ["config.checkpoint.best", "eval/acuracy", "eval/"]),
+    "keeping no checkpoint": (["--config.checkpoint.keep=0"], ["config.checkpoint.keep", "0"]),
+    "logging never": (["--config.log.every=0"], ["config.log.every", "got 0"]),
+    "negative temperature": (["--config.sample.temperature=-1"], ["config.sample.temperature", "-1"]),
+    "negative workers": (["--config.train.workers=-1"], ["config.train.workers", "-1"]),
+    # Sizes that do not fit together.
+    "heads and width": (["--config.model.heads=3"], ["config.model.heads", "3", "16"]),
+    "heads and tensor": (["--config.mesh.data=2", "--config.mesh.tensor=4"], ["config.mesh.tensor", "4", "2"]),
+    "batch and mesh": (["--config.train.batch_size=12", "--config.train.accumulate=1"],
+                       ["config.train.batch_size", "12", "8"]),
+    "batch and micro-batches": (["--config.train.batch_size=8"], ["config.train.batch_size", "8", "16"]),
+    "evaluation batch and mesh": (["--config.evaluation.batch_size=12"], ["config.evaluation.batch_size", "12", "8"]),
+    "accumulate and batch": (["--config.train.accumulate=3"], ["config.train.accumulate", "3", "16"]),
+    "mesh and devices": (["--config.mesh.data=3"], ["config.mesh", "3", "8"]),
+    "two open axes": (["--config.mesh.fsdp=-1"], ["config.mesh", "data and fsdp", "-1"]),
+    "a mesh axis of 0": (["--config.mesh.fsdp=0"], ["config.mesh.fsdp", "0"]),
+    "positions and length": (["--config.model.positions=8"], ["config.model.positions", "8", "16"]),
+    "vocabulary and tokenizer": (["--config.data.tokenizer.name=sentencepiece",
+                                  "--config.data.tokenizer.vocab_size=10"],
+                                 ["config.data.tokenizer.vocab_size", "10"]),
+    # Files and data.
+    "no data folder": (["--config.data.path=/nowhere/at/all"], ["config.data.path", "/nowhere/at/all"]),
+    "a file that is not text": (["--config.data.path=/bin/sh"], ["config.data.path", ".txt"]),
+    "an unknown domain": (["--config.data.mixture={'prose': 1.0}"], ["config.data.mixture", "prose"]),
+    # Flags.
+    "unknown flag": (["--wrkdir=/tmp/x"], ["--wrkdir", "did you mean: --workdir"]),
+    "a misspelt config flag": (["--cofnig.train.steps=3"], ["--cofnig.train.steps", "config"]),
+    "no dashes": (["config.optimizer.peak=1"], ["config.optimizer.peak=1", "--config.optimizer.peak=1"]),
+    "one word too many": (["more"], ["'more'", "--"]),
+    "a config flag without a value": (["--config.train.steps"], ["--config.train.steps", "no value"]),
+    "a profile that is none": (["--profile=9"], ["--profile", "'9'", "FIRST:LAST"]),
+    "a switch with a value": (["--dry_run=perhaps"], ["dry_run"]),
+    "seconds that are none": (["--watchdog_seconds=soon"], ["watchdog_seconds"]),
+    "no weights to start from": (["--init_from=/nowhere"], ["--init_from", "/nowhere"]),
+    "W&B that is not installed": (["--config.log.wandb={'mode': 'offline'}"], ["config.log.wandb", "pip install"]),
+}
+
+
+def told(outcome: door.Outcome, words: list[str], code: int = 2) -> None:
+  """The outcome is this exit code and a few lines with these words."""
+  assert outcome.code == code, outcome
+  lines = outcome.err.strip().splitlines()
+  assert lines and lines[0].startswith("error: ") and len(lines) <= 10, outcome.err
+  assert "Traceback" not in outcome.err
+  for word in words:
+    assert word in outcome.err, f"{word!r} is not in {outcome.err}"
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+  """No mistake may get as far as a compilation."""
+  def compiles(*_):
+    raise AssertionError("the run was started")
+  monkeypatch.setattr("llm_jax.training.loop.Loop.run", compiles)
+  monkeypatch.setenv("LLM_JAX_MALLOC", "0")
+
+
+def test_there_are_enough_of_them():
+  assert len(MISTAKES) >= 40
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_told_with_its_key(mistake, tmp_path):
+  arguments, words = MISTAKES[mistake]
+  told(door.call(*door.tiny(tmp_path / "run"), *arguments), words)
+
+
+@pytest.mark.parametrize("text, words", [
+    ("def get_config(:\n", [".py:1", "SyntaxError"]),
+    ("x = 1\n\nimport nothing_of_that_name\n", [".py:3", "nothing_of_that_name"]),
+    ("def get_config(arg=''):\n  return {}['model']\n", [".py:2", "KeyError"]),
+    ("def config():\n  return {}\n", ["get_config"]),
+    ("def get_config(arg=''):\n  return 7\n", ["get_config", "7"]),
+    ("def get_config(arg=''):\n  return {}\n", ["config.model"]),
+    ("raise SystemExit(0)\n", [".py:1", "SystemExit"]),
+])
+def test_a_config_file_that_is_wrong(text, words, tmp_path):
+  file = tmp_path / "wrong.py"
+  file.write_text(text)
+  told(door.call(f"--config={file}", f"--workdir={tmp_path / 'run'}"), words)
+
+
+@pytest.mark.parametrize("flag, words", [
+    ("tests/laws/tiny_rum.py", ["--config", "tiny_rum.py", "did you mean: ", "tiny_run.py"]),
+    (f"{door.TINY}:refused", ["--config", "tiny_run.py:", "no such size: refused"]),
+    ("configs", ["--config", "configs"]),
+    ("", ["--config"]),
+])
+def test_a_config_flag_that_is_wrong(flag, words, tmp_path, monkeypatch):
+  monkeypatch.chdir(door.ROOT)
+  told(door.call(f"--config={flag}", f"--workdir={tmp_path}"), words)
+
+
+def test_flags_that_are_missing(tmp_path):
+  told(door.call(f"--workdir={tmp_path / 'new'}"), ["--config", "required"])
+  told(door.call(f"--config={door.TINY}"), ["--workdir", "required"])
+  assert not (tmp_path / "new").exists()
+
+
+def test_a_workdir_that_cannot_be_one(tmp_path):
+  (tmp_path / "file").write_text("")
+  told(door.call(*door.tiny(tmp_path / "file")), ["--workdir", "file"])
+
+
+def test_a_folder_without_text(tmp_path):
+  (tmp_path / "data").mkdir()
+  told(door.call(*door.tiny(tmp_path / "run", f"--config.data.path={tmp_path / 'data'}")), [str(tmp_path / "data")],
+       code=3)
+
+
+def test_a_pattern_that_takes_nothing(tmp_path):
+  (tmp_path / "data.txt").write_text("a few words\n")
+  told(door.call(*door.tiny(tmp_path / "run", f"--config.data.path={tmp_path}", "--config.data.files=*.csv")),
+       ["*.csv", ".txt"], code=3)
+
+
+def test_too_little_text(tmp_path):
+  (tmp_path / "data.txt").write_text("a few words\n")
+  outcome = door.call(*door.tiny(tmp_path / "run", f"--config.data.path={tmp_path / 'data.txt'}"))
+  told(outcome, [], code=3)
+
+
+def test_a_fault_that_is_none(tmp_path, monkeypatch):
+  monkeypatch.setenv("LLM_JAX_FAULT", "garbage")
+  told(door.call(*door.tiny(tmp_path / "run")), ["LLM_JAX_FAULT", "garbage", "kind:process:step"])
+
+
+@pytest.mark.parametrize("mistake", ["typo of a model knob", "no dashes", "mesh and devices", "heads and tensor"])
+def test_it_is_told_quickly_by_the_real_door(mistake, tmp_path):
+  """At most 5 s of processor time in a process of its own: the clock on the wall knows what else the machine does."""
+  arguments, words = MISTAKES[mistake]
+  before, start = os.times(), time.monotonic()
+  outcome = door.spawn(*door.tiny(tmp_path / "run"), *arguments, devices=8)
+  after = os.times()
+  told(outcome, words)
+  used = after.children_user + after.children_system - before.children_user - before.children_system
+  assert used < 5, f"{used:.1f} s of processor time, {time.monotonic() - start:.1f} s on the wall"
+  assert not pathlib.Path(tmp_path / "run").exists()
