@@ -49,12 +49,19 @@ class Programs:
   def __init__(self, model: Model, rules: sharding.ShardingRules | None, unrolled: bool):
     self.model, self.rules, self.unrolled = model, rules, unrolled
     self.traces: collections.Counter[str] = collections.Counter()
-    jit = lambda f, **options: jax.jit(self._counted(f), **options)
-    self.start = jit(self._start, static_argnums=(2, 3))
-    self.read = jit(self._read, donate_argnums=(1, 2))
-    self.first = jit(self._first, donate_argnums=(1, 2))
-    self.step = jit(self._step, donate_argnums=1)
-    self.all_steps = jit(self._all_steps, donate_argnums=1)
+    self.start = self.jit(self._start, static_argnums=(2, 3))
+    self.read = self.jit(self._read, donate_argnums=(1, 2))
+    self.first = self.jit(self._first, donate_argnums=(1, 2))
+    self.step = self.jit(self._step, donate_argnums=1)
+    self.all_steps = self.jit(self._all_steps, donate_argnums=1)
+
+  def jit(self, function: Callable, **options: Any) -> Any:
+    """`jax.jit` of a function that is traced under this model's sharding rules, layers unrolled or not, and counted."""
+    return jax.jit(self._counted(function), **options)
+
+  def cache_shapes(self, params: Params, batch: int, length: int) -> Any:
+    """The cache's abstract arrays. For use while tracing."""
+    return jax.eval_shape(lambda: self._empty_cache(params, batch, length))
 
   def _counted(self, function: Callable) -> Callable:
     @functools.wraps(function)
@@ -66,10 +73,13 @@ class Programs:
 
   def _start(self, params: Params, seed: jax.Array, batch: int, length: int) -> tuple[Any, jax.Array, jax.Array]:
     """-> (empty cache, no tokens seen (B, V), a random key for each row (B,))."""
-    cache = self.model.apply(weights.join_layers(params), method="init_cache", batch=batch, length=length)
+    cache = self._empty_cache(params, batch, length)
     _, logits_BV = jax.eval_shape(lambda: self.extend(params, cache, jnp.zeros((batch, 1), jnp.int32)))
     keys_B = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), jnp.arange(batch))
     return cache, sharding.constrain(jnp.zeros(logits_BV.shape, bool), "batch", None), keys_B
+
+  def _empty_cache(self, params: Params, batch: int, length: int) -> Any:
+    return self.model.apply(weights.join_layers(params), method="init_cache", batch=batch, length=length)
 
   def _read(self, params: Params, cache: Any, seen_BV: jax.Array, ids_BL: jax.Array,
             mask_BL: jax.Array) -> tuple[Any, jax.Array, jax.Array]:

@@ -15,7 +15,7 @@ from llm_jax.parallel import mesh, rules
 
 V = 61
 PROMPTS = [[1, 2, 3], [7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25], [5]]
-VARIANTS = {"pre": {}, "post": dict(norms="post"), "band": dict(band=5, depth=3)}
+VARIANTS = {"pre": {}, "post": dict(norms="post"), "band": dict(band=5)}
 RANDOM = Sampling(temperature=1.3, top_k=20, top_p=0.95, min_p=0.01, repetition_penalty=1.2)
 
 
@@ -33,15 +33,18 @@ def generator(name="pre"):
 
 
 @functools.cache
+def full_forward(name):
+  model, params = network(name)
+  return jax.jit(lambda ids, mask: model.apply(params, input_ids=ids, attention_mask=mask).logits)
+
+
 def by_full_forward(name, prompt, new):
   """Greedy tokens without any cache: the whole row through the model again for every token."""
-  model, params = network(name)
-  full = jax.jit(lambda ids, mask: model.apply(params, input_ids=ids, attention_mask=mask).logits)
-  row, size = list(prompt), len(prompt) + new
+  row, size = list(prompt), 32
   for _ in range(new):
     ids, mask = np.zeros((2, 1, size), np.int32)
     ids[0, :len(row)], mask[0, :len(row)] = row, 1
-    row.append(int(full(ids, mask)[0, len(row) - 1].argmax()))
+    row.append(int(full_forward(name)(ids, mask)[0, len(row) - 1].argmax()))
   return row[len(prompt):]
 
 
@@ -49,8 +52,7 @@ def tokens(results):
   return [row.tokens for row in results]
 
 
-@pytest.mark.parametrize("unrolled", [True, False])
-@pytest.mark.parametrize("name", list(VARIANTS))
+@pytest.mark.parametrize("name, unrolled", [("pre", True), ("post", True), ("band", True), ("band", False)])
 def test_cached_batched_generation_is_the_full_forward_pass_token_by_token(name, unrolled):
   g = generator(name) if unrolled else Generator(*network(name), unrolled=False)
   expected = [by_full_forward(name, tuple(p), 12) for p in PROMPTS]
@@ -167,10 +169,9 @@ def test_sliding_goes_on_beyond_the_models_positions():
   assert drawn[0] == drawn[1] != drawn[2]
 
 
-@pytest.mark.parametrize("spec", [dict(data=2, fsdp=2, tensor=2), dict(tensor=4, data=2)])
-def test_parameters_on_eight_devices_give_the_same_tokens(spec):
+def test_parameters_on_eight_devices_give_the_same_tokens():
   model, params = network()
-  on_mesh = rules.ShardingRules(mesh.make(spec))
+  on_mesh = rules.ShardingRules(mesh.make(dict(data=2, fsdp=2, tensor=2)))
   placed = jax.device_put(params, on_mesh.for_params(model.logical_axes, model.shapes))
   g = Generator(model, placed, rules=on_mesh)
   expected = tokens(generator().generate(PROMPTS, max_new_tokens=8))
