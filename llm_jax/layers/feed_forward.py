@@ -8,6 +8,7 @@ from flax import nnx
 
 from llm_jax.core.errors import unknown_name
 from llm_jax.layers.linear import Init, Linear
+from llm_jax.layers.recompute import in_float32
 from llm_jax.parallel.rules import constrain
 
 # Names as in Hugging Face configs: 'gelu' is the exact form (erf), 'gelu_new' and 'gelu_pytorch_tanh' the tanh form.
@@ -47,5 +48,5 @@ class FeedForward(nnx.Module):
   def __call__(self, x_BLD: jax.Array) -> jax.Array:
     act = activation(self.act)
     hidden_BLF = self.up(x_BLD)
-    hidden_BLF = act(hidden_BLF) if self.gate is None else act(self.gate(x_BLD)) * hidden_BLF
+    hidden_BLF = in_float32(act, hidden_BLF) if self.gate is None else in_float32(act, self.gate(x_BLD)) * hidden_BLF
     return self.down(constrain(hidden_BLF, "batch", "length", "mlp"))

@@ -18,11 +18,12 @@ Init = jax.nn.initializers.Initializer
 normal = elementwise_normal
 
 
-def linear(x: jax.Array, kernel: jax.Array) -> jax.Array:
-  """(..., I) times (I, O) in the dtype of `x`: the form that is fast on this platform (see linear_cpu.py)."""
+def linear(x: jax.Array, kernel: jax.Array, bias: jax.Array | None = None) -> jax.Array:
+  """(..., I) times (I, O) plus (O,) in the dtype of `x`: the form that is fast on this platform (see linear_cpu.py)."""
   if cpu_forms():
-    return linear_cpu.product(x.reshape(-1, x.shape[-1]), kernel).reshape(*x.shape[:-1], kernel.shape[-1])
-  return x @ kernel.astype(x.dtype)
+    return linear_cpu.affine(x.reshape(-1, x.shape[-1]), kernel, bias).reshape(*x.shape[:-1], kernel.shape[-1])
+  y = x @ kernel.astype(x.dtype)
+  return y if bias is None else y + bias.astype(y.dtype)
 
 
 class Linear(nnx.Module):
@@ -38,7 +39,6 @@ class Linear(nnx.Module):
   def __call__(self, x: jax.Array) -> jax.Array:
     lead = x.shape[: x.ndim - len(self.inputs)]
     rows, columns = math.prod(self.inputs), math.prod(self.outputs)
-    y = linear(x.reshape(*lead, rows), self.kernel[...].reshape(rows, columns))
-    if self.bias is not None:
-      y = y + self.bias[...].reshape(columns).astype(y.dtype)
+    bias = None if self.bias is None else self.bias[...].reshape(columns)
+    y = linear(x.reshape(*lead, rows), self.kernel[...].reshape(rows, columns), bias)
     return jnp.reshape(y, (*lead, *self.outputs))

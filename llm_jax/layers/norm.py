@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from llm_jax.core.model import parameter
+from llm_jax.layers.recompute import in_float32
 
 
 class LayerNorm(nnx.Module):
@@ -16,17 +17,16 @@ class LayerNorm(nnx.Module):
     self.bias = parameter(rngs, (width,), ("norm",), jax.nn.initializers.zeros) if bias else None
 
   def __call__(self, x: jax.Array) -> jax.Array:
-    y = x.astype(jnp.float32)
-    mean = y.mean(-1, keepdims=True)
-    variance = jnp.square(y - mean).mean(-1, keepdims=True)
-    y = (y - mean) * jax.lax.rsqrt(variance + self.epsilon) * self.scale[...]
-    if self.bias is not None:
-      y = y + self.bias[...]
-    return y.astype(x.dtype)
+    def norm(x: jax.Array, scale: jax.Array, bias: jax.Array | None) -> jax.Array:
+      mean = x.mean(-1, keepdims=True)
+      variance = jnp.square(x - mean).mean(-1, keepdims=True)
+      y = (x - mean) * jax.lax.rsqrt(variance + self.epsilon) * scale
+      return y if bias is None else y + bias
+    return in_float32(norm, x, self.scale[...], None if self.bias is None else self.bias[...])
 
 
 class RMSNorm(nnx.Module):
-  """Zhang and Sennrich 2019: x / rms(x) * scale. With `offset` the factor is 1 + scale (Gemma) and scale starts at 0."""
+  """Zhang and Sennrich 2019: x / rms(x) * scale. With `offset` it is 1 + scale (Gemma), scale starting at 0."""
 
   def __init__(self, rngs: nnx.Rngs, width: int, *, epsilon: float = 1e-6, offset: bool = False, axis: str = "norm"):
     self.epsilon, self.offset = epsilon, offset
@@ -34,6 +34,7 @@ class RMSNorm(nnx.Module):
     self.scale = parameter(rngs, (width,), (axis,), start)
 
   def __call__(self, x: jax.Array) -> jax.Array:
-    y = x.astype(jnp.float32)
-    y = y * jax.lax.rsqrt(jnp.square(y).mean(-1, keepdims=True) + self.epsilon)
-    return (y * (self.scale[...] + 1.0 if self.offset else self.scale[...])).astype(x.dtype)
+    def norm(x: jax.Array, scale: jax.Array) -> jax.Array:
+      y = x * jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + self.epsilon)
+      return y * (scale + 1.0 if self.offset else scale)
+    return in_float32(norm, x, self.scale[...])

@@ -116,7 +116,8 @@ def test_auto_on_a_cpu():
 
 @pytest.mark.parametrize("name, changes, reason", [
     ("blocked", dict(bias_BHLM=jnp.zeros(())), "bias"), ("blocked", dict(visibility=Visibility(offset=3)), "decoding"),
-    ("blocked", dict(dropout_rate=0.1, key=jax.random.key(0)), "dropout"), ("cudnn", {}, "NVIDIA"), ("splash", {}, "TPU"),
+    ("blocked", dict(dropout_rate=0.1, key=jax.random.key(0)), "dropout"),
+    ("cudnn", {}, "NVIDIA"), ("splash", {}, "TPU"),
 ])
 def test_an_explicit_request_that_cannot_be_served_says_why(name, changes, reason):
   q, k, v, _ = tensors(16, 2, 2)
