@@ -31,9 +31,8 @@ from llm_jax.data.loader import Loader, rows_of_host
 from llm_jax.evaluation import adaptation
 from llm_jax.evaluation import loss as evaluation_loss
 from llm_jax.meta_learning.context import Context as LearnerContext
-from llm_jax.optimizers import chain
+from llm_jax.optimizers import chain, masks
 from llm_jax.optimizers import ema as weight_average
-from llm_jax.optimizers import masks
 from llm_jax.parallel import mesh as device_mesh
 from llm_jax.parallel import tasks
 from llm_jax.parallel.rules import ShardingRules, use
@@ -81,6 +80,7 @@ class Run:
   rules: ShardingRules
   train_step: Callable  # pure, unjitted: (state, batch, knobs) -> (state, metrics)
   eval_step: Callable  # pure, unjitted: (params, frozen, batch) -> {name: Mean}
+  reference: scoring.Reference | None = None
 
   @functools.cached_property
   def abstract_state(self) -> TrainState:
@@ -100,13 +100,15 @@ class Run:
 
   def init_state(self) -> TrainState:
     """The state at step 0, made sharded."""
-    return jax.jit(self._make_state, out_shardings=self.state_shardings)(jax.random.key(self.train.seed))
+    state = jax.jit(self._make_state, out_shardings=self.state_shardings)(jax.random.key(self.train.seed))
+    return scoring.with_reference(state, self.reference)
 
   def state_from(self, params: Mapping[str, Any]) -> TrainState:
     """The state at step 0 that starts from given weights (--init_from)."""
     _, run_key = jax.random.split(jax.random.key(self.train.seed))
     make = lambda params, key: train_state.from_params(params, key, self.optimizer, self.guard, self.ema is not None)
-    return jax.jit(make, out_shardings=self.state_shardings)(dict(params), run_key)
+    params = {**params, **(self.reference.params() if self.reference else {})}
+    return jax.jit(make, out_shardings=self.state_shardings)(params, run_key)
 
   def batch_shardings(self, batch: Mapping[str, Any]) -> dict[str, Any]:
     """Rows over the data and fsdp axes; in an episode tasks over data, the examples of each over fsdp."""
@@ -251,15 +253,19 @@ def build(config: Mapping[str, Any]) -> Run:
   model = make_model(corpus.vocab_size, train.length)
   learner = make_learner(model)
   check_data(corpus, objective, learner, curriculum, rules)
-  model = model.with_extras(learner.extras)
-  optimizer = chain.build_optimizer(resolved["optimizer"], model.shapes, train.steps, axes=model.logical_axes)
+  reference = scoring.reference_of(curriculum, corpus)
+  model = model.with_extras(learner.extras).with_extras(scoring.as_extras(reference))
+  optimizer = chain.build_optimizer(scoring.freezing(resolved["optimizer"], reference), model.shapes, train.steps,
+                                    axes=model.logical_axes)
   watch = guard.build(**resolved["guard"])
   ema = None if resolved["ema"] is None else settings.ema(**resolved["ema"])
   average = None if ema is None else functools.partial(_average, ema)
   step = make_train_step(model.apply, objective, learner, optimizer.transform, schedule=optimizer.schedule, guard=watch,
-                         accumulate=train.accumulate, ema=average)
+                         weighting=curriculum.weighting or mean_weighting,
+                         about=scoring.about(curriculum, objective, reference), accumulate=train.accumulate,
+                         ema=average)
   run = Run(resolved, train, corpus, model, objective, curriculum, optimizer, watch, ema, rules, step,
-            _eval_step(resolved, corpus, model, objective, learner))
+            _eval_step(resolved, corpus, model, objective, learner), reference)
   check_watched(run)
   return run
 

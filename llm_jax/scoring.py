@@ -4,15 +4,18 @@ the data source here, and scorers that need a model get its losses."""
 import dataclasses
 import functools
 import pathlib
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from llm_jax.core import plugins
 from llm_jax.core.errors import ConfigError
-from llm_jax.core.types import Batch, Curriculum
+from llm_jax.core.model import Model
+from llm_jax.core.types import Batch, Curriculum, Extra, Knobs, Objective, Params, TrainState
 from llm_jax.curriculum.competence import Competence
 from llm_jax.curriculum.composed import parts_of
 from llm_jax.data import difficulty, scorers
@@ -21,7 +24,7 @@ from llm_jax.data.windows import TrainSource
 
 
 def equip(corpus: Corpus, curriculum: Curriculum, seed: int, cache_dir: pathlib.Path) -> Corpus:
-  """The corpus whose training source can serve this curriculum: ranked by difficulty and with the row's domain, if asked.
+  """The corpus whose training source can serve this curriculum: ranked by difficulty, naming each row's domain.
 
   Raises:
     ConfigError: the source cannot do that. DataError: scores of something else.
@@ -33,7 +36,7 @@ def equip(corpus: Corpus, curriculum: Curriculum, seed: int, cache_dir: pathlib.
   source = corpus.train
   if not ranked and getattr(source, "label_domains", False):
     return corpus
-  if not isinstance(source, TrainSource):
+  if not isinstance(source, TrainSource) or corpus.tokenizer is None:
     raise ConfigError("config.curriculum", "needs text windows to score and label", accepted="a text corpus")
   order = _order(corpus, source, curriculum, ranked[0], seed, cache_dir) if ranked else None
   return dataclasses.replace(corpus, train=source.serving(order=order, label_domains=label))
@@ -41,6 +44,7 @@ def equip(corpus: Corpus, curriculum: Curriculum, seed: int, cache_dir: pathlib.
 
 def _order(corpus: Corpus, source: TrainSource, curriculum: Curriculum, wanted: Competence, seed: int,
            cache_dir: pathlib.Path) -> difficulty.Ranking:
+  assert corpus.tokenizer is not None
   lengths = lengths_of(curriculum)
   made_from = difficulty.identity(source, corpus.tokenizer, wanted.scorer)
   if wanted.scores is not None:
@@ -64,26 +68,101 @@ def scorer(corpus: Corpus, source: TrainSource, spec: Mapping[str, Any], key: st
   Raises:
     ConfigError: an unknown scorer or knob, or a model that is not there.
   """
+  if corpus.tokenizer is None:
+    raise ConfigError(key, "the data are no text", accepted="a text corpus")
   context = scorers.ScoringContext(corpus.tokenizer, source.streams, functools.partial(losses_of, corpus, key))
   return plugins.bind(scorers.ROOM, spec, key)(context)
 
 
-def losses_of(corpus: Corpus, key: str, path: str, knob: str) -> Callable[[Batch], np.ndarray]:
-  """Rows -> (R, L) nats per target under the model in a workdir or a Hugging Face folder.
+def load(corpus: Corpus, path: str, key: str) -> tuple[Model, dict[str, Any]]:
+  """The model of a workdir or a Hugging Face folder.
 
   Raises:
-    ConfigError: no model there, or it has another vocabulary.
+    ConfigError: no model there, or it has another tokenizer.
   """
   from llm_jax import pretrained
+
+  folder = pathlib.Path(path)
+  if not folder.is_dir():
+    raise ConfigError(key, f"no such folder {path!r}", accepted="the workdir of a run, or a Hugging Face folder")
+  read = pretrained.from_workdir if pretrained.is_workdir(folder) else pretrained.from_hub
+  model, params, tokenizer = read(folder, key=key)
+  if tokenizer is None or corpus.tokenizer is None or tokenizer.fingerprint != corpus.tokenizer.fingerprint:
+    raise ConfigError(key, f"{path} has another tokenizer than the data", accepted="a model with the same tokenizer")
+  return model, params
+
+
+def losses_of(corpus: Corpus, key: str, path: str, knob: str) -> Callable[[Batch], np.ndarray]:
+  """Rows -> (R, L) nats per target under the model in a workdir or a Hugging Face folder; raises as `load`."""
   from llm_jax.objectives import causal_lm
 
-  folder, name = pathlib.Path(path), f"{key}.{knob}"
-  if not folder.is_dir():
-    raise ConfigError(name, f"no such folder {path!r}", accepted="the workdir of a run, or a Hugging Face folder")
-  read = pretrained.from_workdir if pretrained.is_workdir(folder) else pretrained.from_hub
-  model, params, tokenizer = read(folder, key=name)
-  if tokenizer is None or tokenizer.fingerprint != corpus.tokenizer.fingerprint:
-    raise ConfigError(name, f"{path} has another tokenizer than the data", accepted="a model with the same tokenizer")
+  model, params = load(corpus, path, f"{key}.{knob}")
   objective = causal_lm.build()
   values = jax.jit(lambda params, batch: objective(model.apply, params, batch, None, {}).values)
   return lambda rows: np.asarray(values(params, rows))
+
+
+PREFIX = "reference."  # of the frozen arrays that are the reference model's
+
+
+@dataclasses.dataclass(frozen=True)
+class Reference:
+  """A model whose losses a weighting compares with. Its arrays lie frozen in the train state, under `PREFIX`."""
+
+  model: Model
+  weights: Mapping[str, jax.Array]
+
+  def params(self) -> dict[str, jax.Array]:
+    """The arrays by their names in the train state."""
+    return {PREFIX + name: a for name, a in self.weights.items()}
+
+  def apply(self, frozen: Params, *args: Any, key: Any = None, **kwargs: Any) -> Any:
+    """The reference's output, without dropout. frozen: of the train state."""
+    own = {name.removeprefix(PREFIX): a for name, a in frozen.items() if name.startswith(PREFIX)}
+    return self.model.apply(own, *args, **kwargs)
+
+
+def reference_of(curriculum: Curriculum, corpus: Corpus) -> Reference | None:
+  """The curriculum's reference model, if it has one; raises as `load`."""
+  if curriculum.reference is None:
+    return None
+  return Reference(*load(corpus, curriculum.reference, "config.curriculum.reference"))
+
+
+def as_extras(reference: Reference | None) -> dict[str, Extra]:
+  """The reference's arrays as further arrays of the trained model; their values come with `with_reference`."""
+  if reference is None:
+    return {}
+  zeros = lambda shape: lambda key: jnp.zeros(shape, jnp.float32)
+  return {PREFIX + name: Extra(shape.shape, reference.model.logical_axes[name], zeros(shape.shape))
+          for name, shape in reference.model.shapes.items()}
+
+
+def freezing(section: Mapping[str, Any], reference: Reference | None) -> dict[str, Any]:
+  """The optimizer's section with the reference's arrays among what is not trained."""
+  if reference is None:
+    return dict(section)
+  frozen = section["freeze"]
+  return {**section, "freeze": [*([frozen] if isinstance(frozen, str) else frozen), "^" + re.escape(PREFIX)]}
+
+
+def with_reference(state: TrainState, reference: Reference | None) -> TrainState:
+  """The state with the reference's weights in place, laid out as the state's own arrays are."""
+  if reference is None:
+    return state
+  place = lambda name, a: jax.device_put(jnp.asarray(a, jnp.float32), state.frozen[name].sharding)
+  return state.replace(frozen=state.frozen | {name: place(name, a) for name, a in reference.params().items()})
+
+
+def about(curriculum: Curriculum, objective: Objective, reference: Reference | None) -> Callable | None:
+  """(frozen, batch, key, knobs) -> what the curriculum's weighting is told: the fields it asks for, and the losses of
+  the reference on the same rows; None if that is nothing."""
+  if not curriculum.fields and reference is None:
+    return None
+  def told(frozen: Params, batch: Batch, key: Any, knobs: Knobs) -> dict[str, jax.Array]:
+    found = {name: batch[name] for name in curriculum.fields}
+    if reference is not None:
+      values = objective(reference.apply, frozen, batch, key, knobs).values
+      found["reference"] = jax.lax.stop_gradient(values)
+    return found
+  return told

@@ -134,12 +134,14 @@ class Curriculum(Protocol):
   adaptive: plans depend on observed metrics, so batches cannot be prepared far ahead. sets: the fields of Plan that it
   decides; the others it leaves as it found them, so that several compose. fields: what it needs in every batch beside
   the objective's fields, e.g. 'domain'. weighting: how much each loss counts, traced in the step; None: all alike.
+  reference: the workdir or Hugging Face folder of a model whose losses the weighting sees; None: no such model.
   """
 
   adaptive: bool = False
   sets: tuple[str, ...] = ()
   fields: tuple[str, ...] = ()
   weighting: Weighting | None = None
+  reference: str | None = None
 
   def init(self) -> Any:
     """The state before step 0: what JSON can hold; it is saved with every checkpoint."""
@@ -150,6 +152,10 @@ class Curriculum(Protocol):
   def observe(self, state: Any, step: int, metrics: Mapping[str, float]) -> Any:
     """The state after the metrics of `step` are known; the same on every host."""
     return state
+
+  def result(self, state: Any) -> Any:
+    """What is worth keeping after the run, as JSON; None if nothing is."""
+    return None
 
   def changes(self) -> list[int]:
     """Steps at which (batch, length) may change; step 0 is not among them."""

@@ -1,7 +1,7 @@
 """Several curricula at once: `config.curriculum = [dict(name='sequence_length'), dict(name='competence')]`.
 
-Each decides its own fields of the plan (`sets`); two that decide the same field are refused, knobs by name. Not a plug-in
-itself: a list in the config makes one.
+Each decides its own fields of the plan (`sets`); two that decide the same field are refused, knobs by name. Not a
+plug-in itself: a list in the config makes one.
 """
 
 import dataclasses
@@ -33,9 +33,14 @@ class Composed(Curriculum):
     return tuple(dict.fromkeys(f for p in self.parts for f in p.fields))
 
   @property
-  def weighting(self) -> Any:
+  def weighting(self) -> Any:  # type: ignore[override]
     """The one part's that has one."""
     return next((p.weighting for p in self.parts if p.weighting is not None), None)
+
+  @property
+  def reference(self) -> str | None:  # type: ignore[override]
+    """The one part's that has one."""
+    return next((p.reference for p in self.parts if p.reference is not None), None)
 
   def init(self) -> list[Any]:
     return [p.init() for p in self.parts]
@@ -51,6 +56,10 @@ class Composed(Curriculum):
 
   def observe(self, state: Sequence[Any], step: int, metrics: Mapping[str, float]) -> list[Any]:
     return [p.observe(own, step, metrics) for p, own in zip(self.parts, state, strict=True)]
+
+  def result(self, state: Sequence[Any]) -> Any:
+    found = [p.result(own) for p, own in zip(self.parts, state, strict=True)]
+    return next((f for f in found if f is not None), None)
 
   def changes(self) -> list[int]:
     return sorted({step for p in self.parts for step in p.changes()})

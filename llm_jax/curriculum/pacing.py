@@ -31,9 +31,9 @@ FLAT = math.exp(-10.0)
 class Pacing:
   """A quantity as a function of the step. Make one with `build`.
 
-  start, end: its values at step 0 and from step `until` on. p: power or root. multiple: fixed_* only: values are rounded
-  down to it. interval, increment: increments only. stages: (first step, value) pairs for stages; (last step, value) for
-  fixed_discrete.
+  start, end: its values at step 0 and from step `until` on. p: power or root. multiple: fixed_* only: values are
+  rounded down to it. interval, increment: increments only. stages: (first step, value) pairs for stages; (last step,
+  value) for fixed_discrete, where the last one's step is without effect.
   """
 
   shape: str

@@ -1,6 +1,6 @@
-"""Sequence-length warmup: short rows first (Li et al. 2022, "The stability-efficiency dilemma"; DeepSpeed and Composer).
+"""Sequence-length warmup: short rows first (Li et al. 2022, "The stability-efficiency dilemma"; DeepSpeed, Composer).
 
-Lengths come in buckets, because each one is a compilation. The three published forms differ in what happens to the text:
+Lengths come in buckets, for each one is a compilation. The three published forms differ in what happens to the text:
 
   reshape    windows of the short length: every token is served, `tokens` per step stay what they were
   truncate   windows of the full length of which only the first tokens are kept; what is cut off is not seen that time
@@ -50,8 +50,8 @@ class SequenceLength(Curriculum):
       spread = abs(self.pacing.end - self.pacing.start) / self.pacing.increment
       later.append(self.pacing.interval * (int(spread) + 1))
     if self.pacing.shape.startswith("fixed_"):  # may reach its end a little after `until`
-      excess = (self.pacing.end - self.pacing.start + self.pacing.multiple) / max(self.pacing.end - self.pacing.start, 1)
-      later.append(int(self.pacing.until * excess ** self.pacing.p) + 1)
+      rise = max(self.pacing.end - self.pacing.start, 1)
+      later.append(int(self.pacing.until * ((rise + self.pacing.multiple) / rise) ** self.pacing.p) + 1)
     return max(self.pacing.until, *later, 1)
 
   def _bucket(self, value: Any) -> Any:

@@ -76,8 +76,8 @@ def check(folder: pathlib.Path, made_from: Mapping[str, Any], lengths: Iterable[
   for part, expected in made_from.items():
     given = found["made_from"].get(part)
     if given != expected:
-      raise DataError(f"{folder}: scores of another {part} (they have {given!r}, this run {expected!r}); score again with "
-                      "python -m llm_jax.score")
+      raise DataError(f"{folder}: scores of another {part} (they have {given!r}, this run {expected!r}); score again "
+                      "with python -m llm_jax.score")
   missing = set(lengths) - {t["length"] for t in found["tables"]}
   if missing:
     raise DataError(f"{folder}: no scores for rows of {min(missing)} tokens, which the curriculum asks for")

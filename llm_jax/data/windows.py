@@ -23,8 +23,8 @@ from llm_jax.data.permutation import offset, permute
 from llm_jax.data.rows import FIELDS, concat_rows, empty_rows, packed_rows
 from llm_jax.data.token_store import Stream
 
-# (domain, length) -> (window numbers from easy to hard, each exactly once; the share of windows that are not harder than
-# each, so that windows of equal difficulty have the same)
+# (domain, length) -> (window numbers from easy to hard, each exactly once; the share of windows that are not harder
+# than each, so that windows of equal difficulty have the same)
 Order = Callable[[str, int], tuple[np.ndarray, np.ndarray]]
 
 
@@ -81,7 +81,7 @@ class TrainSource:
     return batch | {"domain": domain.astype(np.int32)} if self.label_domains else batch
 
   def window_rows(self, domain: str, windows: np.ndarray, length: int) -> Batch:
-    """The rows of these windows of a domain as they lie in the stream, for scoring; the fields are those of `FIELDS`."""
+    """The rows of these windows of a domain as they lie in the stream, for scoring; fields as in `FIELDS`."""
     d = self.domains.index(domain)
     batch = empty_rows(len(windows), length, self.pad)
     self._fill(batch, np.arange(len(windows)), d, windows, windows * length, length)

@@ -51,6 +51,7 @@ class Position:
   """What a resume needs beside the arrays: it goes into the checkpoint as JSON."""
 
   curriculum: Any
+  observed: list[Any] = dataclasses.field(default_factory=list)  # [step, metrics] that the curriculum has not seen yet
   sums: dict[str, float] = dataclasses.field(default_factory=dict)  # of the metrics since the last logged row
   weight: float = 0.0  # target tokens since the last logged row
   tokens: int = 0
@@ -134,7 +135,7 @@ class Loop:
     batches = self.batches(done, self._position)
     try:
       while done < self.timetable.steps and not self._position.finished:
-        state = self._one_step(state, batches)
+        state = self._one_step(state, batches, done)
         done += 1
         self.watchdog.beat(done)
         faults.inject(done, jax.process_index())
@@ -146,8 +147,10 @@ class Loop:
       self.profile.stop()
     return state
 
-  def _one_step(self, state: TrainState, batches: Iterator[tuple[int, Plan, Batch]]) -> TrainState:
+  def _one_step(self, state: TrainState, batches: Iterator[tuple[int, Plan, Batch]], done: int) -> TrainState:
     start = time.perf_counter()
+    if self.curriculum.adaptive:
+      self._observe(before=done - IN_FLIGHT)
     with self.watchdog.phase("data"):
       index, plan, batch = next(batches)
     ready = time.perf_counter()
@@ -176,6 +179,16 @@ class Loop:
                         f"{time.perf_counter() - start:.1f} s")
     return state
 
+  def _observe(self, before: int) -> None:
+    """Lets the curriculum see the metrics of all steps below `before` and of none after: what a plan depends on is
+    the same whether an evaluation, a checkpoint, a stop and resume, or nothing came between."""
+    while self._flying and self._flying[0][0] <= before:
+      self._land()
+    position = self._position
+    while position.observed and position.observed[0][0] < before:
+      step, values = position.observed.pop(0)
+      position.curriculum = self.curriculum.observe(position.curriculum, step, values)
+
   def _land(self) -> None:
     """Reads the oldest step's numbers; waits for the device only if that step is still running."""
     start = time.perf_counter()
@@ -183,7 +196,8 @@ class Loop:
     values = dict(zip(self.names, np.asarray(vector).tolist(), strict=True))
     self._clock.device += time.perf_counter() - start
     position = self._position
-    position.curriculum = self.curriculum.observe(position.curriculum, done - 1, values)
+    if self.curriculum.adaptive:
+      position.observed.append([done - 1, {**values, **plan.knobs}])
     position.tokens += plan.batch * plan.length
     for name, value in values.items():
       if name in LAST_VALUE:
@@ -199,7 +213,8 @@ class Loop:
     position, clock = self._position, self._clock
     weight = position.weight
     mean = {n: v if n in LAST_VALUE else v / weight if weight else float("nan") for n, v in position.sums.items()}
-    row: dict[str, Any] = {f"train/{n}": v for n, v in mean.items() if n not in HIDDEN}
+    row: dict[str, Any] = {f"train/{n}": v for n, v in mean.items() if n not in HIDDEN and "_part/" not in n}
+    row |= parts_over_shares(mean)
     if self.bits_per_byte is not None and "loss" in mean:
       row["train/bits_per_byte"] = mean["loss"] * self.bits_per_byte
     row["train/tokens"] = position.tokens
@@ -208,6 +223,7 @@ class Loop:
     if plan.admit < 1.0:
       row["curriculum/admit"] = plan.admit
     row |= {f"curriculum/{name}": value for name, value in plan.knobs.items()}
+    row |= {f"curriculum/mixture/{name}": value for name, value in (plan.mixture or {}).items()}
     if clock.steps:
       row |= self.throughput.measure(tokens=clock.tokens, seconds=clock.total,
                                      flops_per_token=self.flops_per_token(plan.length))
@@ -278,3 +294,13 @@ class Loop:
   def _drain(self) -> None:
     while self._flying:
       self._land()
+
+
+def parts_over_shares(mean: Mapping[str, float]) -> dict[str, float]:
+  """{'train/loss/code': ...}: the mean over a domain, from its part of the whole's mean and its share of targets."""
+  found = {}
+  for name, part in mean.items():
+    kind, _, domain = name.partition("_part/")
+    if domain and mean.get(f"share/{domain}", 0.0) > 0:
+      found[f"train/{kind}/{domain}"] = part / mean[f"share/{domain}"]
+  return found

@@ -85,6 +85,7 @@ class Session:
         self._status("running", "")
         loop = self._loop(saved, writer, progress, window)
         state = loop.run(state, position)
+        self._result(position)
         self._status("finished", "stopped early" if position.finished else "", int(state.step))
         progress.event(f"compiled programs: {programs}")
       saved.wait()
@@ -124,6 +125,15 @@ class Session:
     if time.monotonic() >= self._next_report:
       self._report()
     return found
+
+  def _result(self, position: Position) -> None:
+    """What the curriculum has found out (the mixture that DoReMi recommends), as DIR/curriculum.json."""
+    state = position.curriculum
+    for step, values in position.observed:
+      state = self.run.curriculum.observe(state, step, values)
+    found = self.run.curriculum.result(state)
+    if found is not None and jax.process_index() == 0:
+      run_directory.write_document(self.workdir, "curriculum.json", found)
 
   def _describe_batch(self, step: int, plan: Any) -> str:
     examples = getattr(self.run.corpus.train, "examples", None)

@@ -3,7 +3,7 @@
 Neither is jitted here: a test can call them as they are; training/loop.py adds jit, donation and shardings.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -32,6 +32,7 @@ from llm_jax.training.guard import Guard, select
 
 StepMetrics = dict[str, jax.Array]
 EmaUpdate = Callable[[Params, Params, jax.Array], Params]  # (average, params, step) -> average
+About = Callable[[Params, Batch, Key, Knobs], Mapping[str, jax.Array]]  # frozen, ... -> Losses.about
 
 
 def mean_weighting(losses: Losses, knobs: Knobs) -> Loss:
@@ -59,8 +60,8 @@ def accumulated(grad_fn: GradFn, params: Params, batch: Batch, key: Key, count: 
 
 def make_train_step(apply: Callable, objective: Objective, learner: Learner, optimizer: optax.GradientTransformation, *,
                     schedule: Callable[[Any], Any], guard: Guard, weighting: Weighting = mean_weighting,
-                    accumulate: int = 1, ema: EmaUpdate | None = None) -> Callable:
-  """train_step(state, batch, knobs) -> (state, {metric: scalar}).
+                    about: About | None = None, accumulate: int = 1, ema: EmaUpdate | None = None) -> Callable:
+  """train_step(state, batch, knobs) -> (state, {metric: scalar}). about: what the weighting is told of each example.
 
   The gradient is that of sum(weight * loss) / sum(weight) over the whole global batch, whatever the number of
   micro-batches, hosts or devices.
@@ -70,7 +71,10 @@ def make_train_step(apply: Callable, objective: Objective, learner: Learner, opt
     fault = faults.loss_scale(state.step)
 
     def loss_fn(params: Params, batch: Batch, key: Key) -> tuple[jax.Array, Loss]:
-      loss = weighting(objective(apply, {**state.frozen, **params}, batch, key, knobs), knobs)
+      losses = objective(apply, {**state.frozen, **params}, batch, key, knobs)
+      if about is not None:
+        losses = losses._replace(about=about(state.frozen, batch, key, knobs))
+      loss = weighting(losses, knobs)
       total = loss.total if fault is None else loss.total * fault
       return total, loss._replace(total=total)
 
@@ -86,7 +90,8 @@ def make_train_step(apply: Callable, objective: Objective, learner: Learner, opt
                                         (state.params, state.opt_state, state.ema))
     rate = schedule(state.step - state.guard["skipped"])  # the optimizer does not count what is skipped
     metrics = {"loss": mean, "gradient_norm": norm, "learning_rate": jnp.asarray(rate), "target_tokens": loss.weight,
-               "skipped_updates": guard_state["skipped"], "skipped_in_a_row": guard_state["consecutive"]} | divide(loss.metrics)
+               "skipped_updates": guard_state["skipped"], "skipped_in_a_row": guard_state["consecutive"],
+               **divide(loss.metrics)}
     state = state.replace(step=state.step + 1, params=params, opt_state=opt_state, ema=average, guard=guard_state)
     return state, {name: value.astype(jnp.float32) for name, value in metrics.items()}
   return train_step

@@ -1,7 +1,7 @@
 """Difficulty scorers: plug-ins whose `build(context, *, knobs)` returns `score(rows) -> (R,) float64`, larger = harder.
 
-A row is what the model sees, one window of the training data with the fields of data/rows.py. A scorer sees rows and what
-the context offers; who admits what, when, is the curriculum's business.
+A row is what the model sees, one window of the training data with the fields of data/rows.py. A scorer sees rows and
+what the context offers; who admits what, when, is the curriculum's business.
 """
 
 import dataclasses

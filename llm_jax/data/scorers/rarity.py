@@ -1,4 +1,4 @@
-"""Difficulty by rarity: -log p(token) under the training text's own unigram frequencies (Platanios et al. 2019, eq. 2)."""
+"""Difficulty by rarity: -log p(token) under the training text's unigram frequencies (Platanios et al. 2019, eq. 2)."""
 
 from typing import Literal
 
