@@ -1,6 +1,7 @@
 """What `--dry_run` prints: mesh, parameters, memory per device, FLOPs, schedules, a data sample. Nothing is trained."""
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -81,8 +82,13 @@ def _flops(run: Any) -> str:
 
 
 def _schedules(run: Any) -> str:
+  return schedule_lines(schedules(run))
+
+
+def schedule_lines(found: Mapping[str, Any]) -> str:
+  """A sparkline for each planned series."""
   lines = ["schedules"]
-  for name, series in schedules(run).items():
+  for name, series in found.items():
     values = np.asarray(series["value"], float)
     lines.append(f"{name:<14} {sparkline(values)}  from {values[0]:.3g}, most {values.max():.3g}, to {values[-1]:.3g}")
   return "\n".join(lines)

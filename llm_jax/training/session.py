@@ -7,16 +7,15 @@ import functools
 import json
 import pathlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import jax
-import numpy as np
 
 from llm_jax.core import cache
 from llm_jax.core.errors import LlmJaxError
 from llm_jax.core.types import TrainState
-from llm_jax.training import compile_cache, early_stopping, machine, metrics, profiler, run_directory, settings
+from llm_jax.training import compile_cache, early_stopping, machine, metrics, planned, profiler, run_directory, settings
 from llm_jax.training.checkpoint import Checkpoints
 from llm_jax.training.loop import Loop, Position, Timetable
 from llm_jax.training.preemption import Preemption
@@ -188,23 +187,9 @@ def parameter_table(run: Any) -> list[dict[str, Any]]:
   return rows
 
 
-def schedules(run: Any, points: int = 400) -> dict[str, Any]:
-  """The planned series of the run, for plots: learning rate, and length and batch where they change."""
-  steps = np.unique(np.linspace(0, run.train.steps - 1, min(points, run.train.steps)).astype(int))
-  found = {"learning_rate": {"step": steps.tolist(), "value": np.asarray(run.optimizer.schedule(steps)).tolist(),
-                             "unit": ""}}
-  state = run.curriculum.init()
-  plans = [run.curriculum.plan(int(s), state) for s in steps]
-  series: Mapping[str, tuple[list[float], str]] = {
-      "length": ([p.length for p in plans], "tokens"), "batch": ([p.batch for p in plans], "examples"),
-      "admit": ([p.admit for p in plans], "")}
-  for name, (values, unit) in series.items():
-    if len(set(values)) > 1:
-      found[name] = {"step": steps.tolist(), "value": values, "unit": unit}
-  for domain in sorted({d for p in plans for d in p.mixture or {}}):
-    found[f"mixture/{domain}"] = {"step": steps.tolist(), "value": [(p.mixture or {}).get(domain, 0.0) for p in plans],
-                                  "unit": ""}
-  return found
+def schedules(run: Any) -> dict[str, Any]:
+  """The planned series of the run, for plots."""
+  return planned.planned(run.train.steps, run.optimizer.schedule, run.curriculum)
 
 
 def last_evaluation(workdir: pathlib.Path) -> dict[str, float]:
