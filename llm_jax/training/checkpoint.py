@@ -180,6 +180,14 @@ class Checkpoints:
     state = jax.tree.unflatten(jax.tree.structure(abstract_state), [arrays[n] for n in wanted])
     return state, read_extra(path)
 
+  def extra(self, step: int) -> dict[str, Any]:
+    """The `extra` of a step alone.
+
+    Raises:
+      CheckpointError: it cannot be read.
+    """
+    return read_extra(self.directory / str(step))
+
   def sealed(self) -> list[int]:
     """The steps on disk, oldest first, not verified."""
     return seal.steps(self.directory)

@@ -17,7 +17,7 @@ from llm_jax.core.errors import ConfigError
 VARIABLE = "LLM_JAX_FAULT"
 HOST_KINDS = {
     "kill": lambda: os.kill(os.getpid(), signal.SIGKILL),
-    "sigterm": lambda: os.kill(os.getpid(), signal.SIGTERM),
+    "sigterm": lambda: (os.kill(os.getpid(), signal.SIGTERM), time.sleep(0.2)),  # until the listening thread has it
     "exception": lambda: _raise(),
     "stuck": lambda: time.sleep(1e6),
     "slow": lambda: time.sleep(2.0),

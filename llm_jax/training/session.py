@@ -44,6 +44,7 @@ class Session:
   init_from: Callable[[], TrainState] | None = None
   profile: str = ""
   watchdog_seconds: float = 120.0
+  _began: bool = False  # from here on the workdir is ours: a start that is refused leaves it as it was
   _next_report: float = 0.0  # time.monotonic() before which no evaluation writes the report anew
 
   def train(self) -> dict[str, float]:
@@ -80,6 +81,7 @@ class Session:
         for note in notes:
           progress.event(note)
         writer.truncate_after(done, again=position.pending)
+        self._began = True
         self._describe()
         self._status("running", "")
         loop = self._loop(saved, writer, progress, window)
@@ -96,8 +98,9 @@ class Session:
     if step is None:
       state = self.run.init_state() if self.init_from is None else self.init_from()
       return state, Position(self.run.curriculum.init()), []
-    state, extra = saved.restore(step, self.run.abstract_state)
-    notes = check_same_run(extra["config"], self.run.identity())
+    extra = saved.extra(step)
+    notes = check_same_run(extra["config"], self.run.identity())  # before the arrays: it names keys of the config
+    state, _ = saved.restore(step, self.run.abstract_state)
     position = Position(**extra["position"])
     return state, position, [f"resuming from checkpoint {step}", *(f"changed: {n}" for n in notes)]
 
@@ -158,14 +161,14 @@ class Session:
     write(run_directory.SCHEDULES, schedules(run))
 
   def _status(self, state: str, reason: str, step: int | None = None) -> None:
-    if jax.process_index() == 0:
+    if jax.process_index() == 0 and self._began:
       known = run_directory.read_document(self.workdir, run_directory.STATUS) or {}
       run_directory.write_document(self.workdir, run_directory.STATUS, {
           "state": state, "step": known.get("step", 0) if step is None else step,
           "total_steps": self.run.train.steps, "reason": reason})
 
   def _report(self) -> None:
-    if jax.process_index() != 0 or not self.run.config["log"]["report"]:
+    if jax.process_index() != 0 or not self._began or not self.run.config["log"]["report"]:
       return
     from llm_jax.training import report  # loads matplotlib
 
