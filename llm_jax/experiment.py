@@ -36,6 +36,7 @@ from llm_jax.optimizers import ema as weight_average
 from llm_jax.parallel import mesh as device_mesh
 from llm_jax.parallel import tasks
 from llm_jax.parallel.rules import ShardingRules, use
+from llm_jax.peft.adapted import Method
 from llm_jax.training import early_stopping, faults, guard, settings
 from llm_jax.training import state as train_state
 from llm_jax.training.step import knobs_of, make_eval_step, make_train_step, mean_weighting
@@ -43,6 +44,7 @@ from llm_jax.training.step import knobs_of, make_eval_step, make_train_step, mea
 TOKENIZER = Section("how text becomes tokens", room="data/tokenizers", optional=True)
 SCHEMA: dict[str, Section] = {
     "model": Section("the network", room="models"),
+    "peft": Section("fine-tuning of few parameters", room="peft", optional=True),
     "data": Section("the text", room="data", nested={"tokenizer": TOKENIZER}),
     "objective": Section("what is learned", room="objectives", default={"name": "causal_lm"}),
     "curriculum": Section("data scheduler, or a list of them", room="curriculum", default={"name": "none"}, many=True,
@@ -80,6 +82,7 @@ class Run:
   rules: ShardingRules
   train_step: Callable  # pure, unjitted: (state, batch, knobs) -> (state, metrics)
   eval_step: Callable  # pure, unjitted: (params, frozen, batch) -> {name: Mean}
+  base: Model  # before a PEFT method or a learner adds to it
   reference: scoring.Reference | None = None
 
   @functools.cached_property
@@ -104,9 +107,11 @@ class Run:
     return scoring.with_reference(state, self.reference)
 
   def state_from(self, params: Mapping[str, Any]) -> TrainState:
-    """The state at step 0 that starts from given weights (--init_from)."""
-    _, run_key = jax.random.split(jax.random.key(self.train.seed))
-    make = lambda params, key: train_state.from_params(params, key, self.optimizer, self.guard, self.ema is not None)
+    """The state at step 0 that starts from given weights of `base` (--init_from)."""
+    init_key, run_key = jax.random.split(jax.random.key(self.train.seed))
+    def make(params: Any, key: Any) -> TrainState:
+      whole = {**self.model.init(init_key), **params}  # what a PEFT method or a learner adds starts afresh
+      return train_state.from_params(whole, key, self.optimizer, self.guard, self.ema is not None)
     params = {**params, **(self.reference.params() if self.reference else {})}
     return jax.jit(make, out_shardings=self.state_shardings)(params, run_key)
 
@@ -240,10 +245,13 @@ def build(config: Mapping[str, Any]) -> Run:
   rules = ShardingRules(device_mesh.make(resolved["mesh"]))
   curriculum = make_curriculum(resolved["curriculum"], train)
   objective = plugins.bind("objectives", resolved["objective"], "config.objective")()
-  make_model = plugins.bind("models", resolved["model"], "config.model")
+  make_base = plugins.bind("models", resolved["model"], "config.model")
+  peft = None if resolved["peft"] is None else plugins.bind("peft", resolved["peft"], "config.peft")()
+  make_model = lambda vocab_size, length: adapted(make_base(vocab_size, length), peft)
+  trains = trained_section(resolved["optimizer"], peft)
   probe = make_model(256, train.length)  # refuses sizes that do not fit before any data is read
   check_mesh(probe, rules)
-  make_learner = functools.partial(_learner, resolved)
+  make_learner = functools.partial(_learner, resolved, trains["freeze"])
   check_batches(curriculum, train, rules, "tasks" if make_learner(probe).episodes else "batch")
   check_evaluation(resolved, rules)
   context = DataContext(train.seed, cache.folder("data"))
@@ -255,7 +263,7 @@ def build(config: Mapping[str, Any]) -> Run:
   check_data(corpus, objective, learner, curriculum, rules)
   reference = scoring.reference_of(curriculum, corpus)
   model = model.with_extras(learner.extras).with_extras(scoring.as_extras(reference))
-  optimizer = chain.build_optimizer(scoring.freezing(resolved["optimizer"], reference), model.shapes, train.steps,
+  optimizer = chain.build_optimizer(scoring.freezing(trains, reference), model.shapes, train.steps,
                                     axes=model.logical_axes)
   watch = guard.build(**resolved["guard"])
   ema = None if resolved["ema"] is None else settings.ema(**resolved["ema"])
@@ -265,7 +273,8 @@ def build(config: Mapping[str, Any]) -> Run:
                          about=scoring.about(curriculum, objective, reference), accumulate=train.accumulate,
                          ema=average)
   run = Run(resolved, train, corpus, model, objective, curriculum, optimizer, watch, ema, rules, step,
-            _eval_step(resolved, corpus, model, objective, learner), reference)
+            _eval_step(resolved, corpus, model, objective, learner), make_base(corpus.vocab_size, train.length),
+            reference)
   check_watched(run)
   return run
 
@@ -282,13 +291,25 @@ def make_curriculum(spec: Any, train: settings.Train) -> Curriculum:
                   for s, key in zip(specs, keys, strict=True)], train.batch_size, train.length)
 
 
-def _learner(config: Config, model: Model) -> Learner:
+def adapted(model: Model, peft: Method | None) -> Model:
+  """The model that a PEFT method makes of this one."""
+  return model if peft is None else peft.adapt(model)
+
+
+def trained_section(section: Config, peft: Method | None) -> Config:
+  """The optimizer's section with what a PEFT method leaves alone among what is not trained."""
+  frozen = section["freeze"]
+  return section if peft is None else {**section, "freeze": [*([frozen] if isinstance(frozen, str) else frozen),
+                                                             peft.freeze]}
+
+
+def _learner(config: Config, freeze: Any, model: Model) -> Learner:
   """The learner for the parameters of `model` that are trained.
 
   Raises:
     ConfigError: second derivatives of an attention that has only first ones.
   """
-  trained, _ = masks.split(model.shapes, config["optimizer"]["freeze"])
+  trained, _ = masks.split(model.shapes, freeze)
   axes = {n: model.logical_axes[n] for n in trained}
   make = plugins.bind("meta_learning", config["meta_learning"], "config.meta_learning")
   learner: Learner = make(LearnerContext(trained, axes, tasks.map_tasks, functools.partial(tasks.like_parameters, axes)))
@@ -332,8 +353,8 @@ def check_data(corpus: Corpus, objective: Objective, learner: Learner, curriculu
   wanted = {f"{part}.{f}" for part in ("support", "query") for f in objective.fields} if learner.episodes else set(
       objective.fields)
   if learner.episodes and not reads_episodes(served):
-    raise ConfigError("config.meta_learning", "this learner adapts to episodes of a support and a query set, and the data "
-                      "serve single examples", accepted="'none', or data that serve episodes")
+    raise ConfigError("config.meta_learning", "this learner adapts to episodes of a support and a query set, and the "
+                      "data serve single examples", accepted="'none', or data that serve episodes")
   if missing := wanted - served:
     raise ConfigError("config.objective", f"reads {', '.join(sorted(missing))}, which the data do not serve",
                       accepted=f"an objective over {', '.join(sorted(served))}")

@@ -8,7 +8,7 @@ import jax
 
 from llm_jax.core import plugins
 from llm_jax.core.errors import CheckpointError, ConfigError
-from llm_jax.core.model import Model
+from llm_jax.core.model import EXTRA, Model
 from llm_jax.core.names import difference
 from llm_jax.data import tokenizers
 from llm_jax.training.session import saved_config
@@ -73,7 +73,9 @@ def from_workdir(workdir: pathlib.Path, *, step: int | None = None, ema: bool = 
   tokenizer = tokenizers.load(workdir / "tokenizer")
   model = plugins.bind("models", config["model"], "config.model")(tokenizer.vocab_size, config["train"]["length"])
   found = load_params(workdir / "checkpoints", step=step, ema=ema, frozen=True)
-  params = {**found.params, **found.frozen}
+  params = {n: p for n, p in {**found.params, **found.frozen}.items() if not n.startswith(EXTRA)}
+  if config.get("peft") is not None:
+    params = plugins.bind("peft", config["peft"], "config.peft")().merge(params)
   check_fits(params, model, str(workdir))
   return model, params, tokenizer
 

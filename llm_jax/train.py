@@ -53,7 +53,7 @@ def main(values: Any, overrides: doors.Overrides) -> int:
 
   workdir = pathlib.Path(values.workdir)
   sampler = samples.Sampler(run.model, run.corpus.tokenizer, settings.sample(**run.config["sample"]), run.train.seed)
-  start = (lambda: run.state_from(pretrained.initial(values.init_from, run.model))) if values.init_from else None
+  start = (lambda: run.state_from(pretrained.initial(values.init_from, run.base))) if values.init_from else None
   session = Session(run, workdir, sampler, lambda length: flops.per_token(run.model, length), start, values.profile,
                     values.watchdog_seconds)
   session.train()

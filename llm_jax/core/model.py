@@ -19,6 +19,9 @@ from llm_jax.core.names import difference
 from llm_jax.core.types import Extra, Key, Params
 
 
+EXTRA = ("meta.", "reference.")  # beginnings of names of arrays that no network reads, see `Model.with_extras`
+
+
 class ParameterNamesError(KeyError):
   """The given parameters are not the model's: says which are missing and which are unexpected."""
 

@@ -1,12 +1,12 @@
 """Episodes: many small tasks, each with examples to adapt on (support) and other examples to be judged by (query).
 
-A batch of step s is a pure function of (seed, s, plan): {'support': {field: (T, S, ...)}, 'query': {field: (T, Q, ...)}}
-with T = plan.batch tasks. Data plug-ins for families of tasks give a `sampler`, and this file makes sources of it.
+A batch of step s is a pure function of (seed, s, plan): {'support': {field: (T, S, ...)}, 'query': {field: (T, Q,
+...)}} with T = plan.batch tasks. Data plug-ins for families of tasks give a `sampler`, and this file makes sources of it.
 """
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -32,6 +32,13 @@ def rows_of(batch: Batch, rows: slice | None) -> Batch:
   return {n: rows_of(a, rows) if isinstance(a, Mapping) else a[rows] for n, a in batch.items()}
 
 
+def joined(batches: Sequence[Batch]) -> Batch:
+  """One batch of the rows of several."""
+  first = batches[0]
+  return {n: joined([b[n] for b in batches]) if isinstance(a, Mapping) else np.concatenate([b[n] for b in batches])
+          for n, a in first.items()}
+
+
 @dataclasses.dataclass(frozen=True)
 class EpisodeSource:
   """A DataSource of new tasks for ever: those of step s are drawn with the key (seed, 'train', s)."""
@@ -49,7 +56,7 @@ class EpisodeSource:
 
 @dataclasses.dataclass(frozen=True)
 class EpisodeEvaluation:
-  """An evaluation set of `tasks` tasks that training never draws; the same ones for every seed of a run.
+  """An evaluation set of `tasks` tasks that training never draws; the same ones for every seed and batch size.
 
   The last batch is filled up with tasks whose query has weight 0.
   """
@@ -66,11 +73,11 @@ class EpisodeEvaluation:
 
   def take(self, step: int, plan: Plan, rows: slice | None = None) -> Batch:
     """Rows `rows` (default all) of batch `step` of the pass."""
-    batch = self.sampler(generator("evaluation", step), plan)
-    surplus = (step + 1) * plan.batch - self.tasks
-    if surplus > 0:
-      batch["query"]["weights"][plan.batch - surplus:] = 0.0
-    return rows_of(batch, rows)
+    chosen = range(step * plan.batch, (step + 1) * plan.batch)[rows or slice(None)]
+    one = dataclasses.replace(plan, batch=1)
+    batch = joined([self.sampler(generator("evaluation", i), one) for i in chosen])
+    batch["query"]["weights"][[i >= self.tasks for i in chosen]] = 0.0
+    return batch
 
 
 def episode_fields(fields: Mapping[str, str]) -> dict[str, str]:
@@ -80,7 +87,7 @@ def episode_fields(fields: Mapping[str, str]) -> dict[str, str]:
 
 def corpus(name: str, sampler: Sampler, evaluation: Sampler, *, fields: Mapping[str, str], seed: int, tasks: int,
            knobs: Mapping[str, Any], form: Form = "episodes") -> Corpus:
-  """The corpus of a family of tasks: episodes, or single examples of many tasks, to train on; `tasks` held-out episodes.
+  """The corpus of a family of tasks: episodes, or single examples, to train on, and `tasks` held-out episodes.
 
   fields: of an example. knobs: what the samplers depend on, for the fingerprint.
   """
@@ -88,5 +95,5 @@ def corpus(name: str, sampler: Sampler, evaluation: Sampler, *, fields: Mapping[
   description = f"{name}: " + ", ".join(f"{k}={v}" for k, v in knobs.items())
   in_episodes = episode_fields(fields)
   train = EpisodeSource(sampler, seed, in_episodes if form == "episodes" else fields, fingerprint)
-  return Corpus(None, train, {"validation": EpisodeEvaluation(evaluation, tasks, in_episodes, fingerprint)}, fingerprint,
-                description, None)
+  held_out = EpisodeEvaluation(evaluation, tasks, in_episodes, fingerprint)
+  return Corpus(None, train, {"validation": held_out}, fingerprint, description, None)

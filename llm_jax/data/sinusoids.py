@@ -14,7 +14,7 @@ from llm_jax.core.types import Batch, Plan
 from llm_jax.data.corpus import Corpus, DataContext
 from llm_jax.data.episodes import Form, corpus
 
-FIELDS = {"inputs": "(.., 1) float32: x", "targets": "(.., 1) float32: y", "weights": "(..,) float32: 1 where it counts"}
+FIELDS = {"inputs": "(.., 1) float32: x", "targets": "(.., 1) float32: y", "weights": "(..,) float32: 1 if it counts"}
 Points = Literal["uniform", "grid"]
 
 
@@ -34,11 +34,13 @@ def build(context: DataContext, *, support: int = 10, query: int = 10, max_phase
     eval_tasks: held-out tasks.
   """
   family = partial(episodes, max_phase=max_phase, grid=points == "grid")
-  train = partial(family, support=support, query=query) if form == "episodes" else partial(examples, max_phase=max_phase)
+  in_episodes, singly = partial(family, support=support, query=query), partial(examples, max_phase=max_phase)
+  train = in_episodes if form == "episodes" else singly
   held_out = partial(family, support=eval_support or support, query=eval_query)
   knobs = dict(support=support, query=query, max_phase=max_phase, points=points, eval_support=eval_support,
                eval_query=eval_query)
-  return corpus("sinusoids", train, held_out, fields=FIELDS, seed=context.seed, tasks=eval_tasks, knobs=knobs, form=form)
+  return corpus("sinusoids", train, held_out, fields=FIELDS, seed=context.seed, tasks=eval_tasks, knobs=knobs,
+                form=form)
 
 
 def episodes(random: np.random.Generator, plan: Plan, *, support: int, query: int, max_phase: float,

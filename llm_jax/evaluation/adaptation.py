@@ -33,7 +33,7 @@ def build(*, steps: tuple[int, ...] = (0, 1, 5, 10), lr: float | None = None) ->
 
   Args:
     steps: numbers of gradient steps after which the query loss is reported.
-    lr: rate of plain gradient descent, for a learner that has no inner loop; a meta-learner's own rule is used as it is.
+    lr: rate of plain gradient descent, for a learner that has no inner loop; a meta-learner is measured by its own.
   """
   if not steps or min(steps) < 0:
     raise ConfigError("config.adaptation.steps", f"got {list(steps)}", accepted="whole numbers from 0")
@@ -51,8 +51,8 @@ def rule(section: Adaptation, learner: Any) -> Trajectory:
     raise ConfigError("config.adaptation.lr", f"got {section.lr}, but the meta-learner adapts by its own rule",
                       accepted="None")
   if own is None and section.lr is None and section.steps != (0,):
-    raise ConfigError("config.adaptation.lr", f"needed to measure {list(section.steps)} steps: this learner has no inner "
-                      "loop", accepted="a rate, e.g. 0.01, or config.adaptation.steps=[0]")
+    raise ConfigError("config.adaptation.lr", f"needed to measure {list(section.steps)} steps: this learner has no "
+                      "inner loop", accepted="a rate, e.g. 0.01, or config.adaptation.steps=[0]")
   return own or gradient_descent(section.lr or 0.0)
 
 

@@ -1,4 +1,4 @@
-"""Almost no inner loop (Raghu et al. 2020): MAML whose inner loop moves the head only; the body is shared by all tasks."""
+"""Almost no inner loop (Raghu et al. 2020): MAML whose inner loop moves the head only; all tasks share the body."""
 
 from llm_jax.meta_learning import maml
 from llm_jax.meta_learning.context import Context

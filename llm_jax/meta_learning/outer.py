@@ -1,4 +1,4 @@
-"""The outer loop: a task's loss becomes the gradient of a sum over tasks, differentiable to the order that it asks for."""
+"""The outer loop: a task's loss after adaptation becomes the gradient of a sum over tasks."""
 
 import contextlib
 from collections.abc import Callable

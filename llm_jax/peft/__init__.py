@@ -1,1 +1,1 @@
-"""Parameter-efficient fine-tuning: a model becomes the same model with a few more parameters, which alone are trained."""
+"""Parameter-efficient fine-tuning: a model becomes itself with a few more parameters, which alone are trained."""

@@ -32,4 +32,4 @@ def loss_fn(params, batch, key):
 
 def context(names=("theta",)):
   shapes = {n: jax.ShapeDtypeStruct((SIZE,), jnp.float32) for n in names}
-  return Context(shapes, {n: (None,) for n in names})
+  return Context(shapes, dict.fromkeys(names, (None,)))

@@ -36,7 +36,9 @@ def test_the_gradient_is_that_of_finite_differences_in_float64(monkeypatch):
     for seed in range(2):
       random = np.random.default_rng(seed)
       way = {n: random.normal(size=p.shape) for n, p in params.items()}
-      at = lambda size: float(run({n: p + size * way[n] for n, p in params.items()}, batch, jax.random.key(0))[0].total)
+      def at(size, way=way):
+        there = {n: p + size * way[n] for n, p in params.items()}
+        return float(run(there, batch, jax.random.key(0))[0].total)
       step = 1e-5
       numeric = (8 * (at(step) - at(-step)) - (at(2 * step) - at(-2 * step))) / (12 * step)
       exact = sum(float(np.vdot(way[n], g)) for n, g in grads.items())
