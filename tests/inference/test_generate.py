@@ -160,13 +160,13 @@ def test_stop_strings_end_a_row_and_leave_no_part_of_themselves():
 def test_sliding_goes_on_beyond_the_models_positions():
   model, params = network("pre", 16)
   g = Generator(model, params)
-  result = g.generate([[1, 2, 3], [4]], max_new_tokens=40, slide=True)
-  assert [len(row.tokens) for row in result] == [40, 40]
-  row = [1, 2, 3] + result[0].tokens
-  again = g.generate([row[:16][-8:]], max_new_tokens=8)[0].tokens  # after 16 positions, from the last 8 tokens
-  assert row[16:24] == again
-  drawn = [tokens(g.generate([[1]], max_new_tokens=40, slide=True, sampling=RANDOM, seed=s)) for s in (1, 1, 2)]
-  assert drawn[0] == drawn[1] != drawn[2]
+  draw = lambda seed: tokens(g.generate([[1, 2, 3], [4]], max_new_tokens=40, slide=True, sampling=RANDOM, seed=seed))
+  greedy = tokens(g.generate([[1, 2, 3], [4]], max_new_tokens=40, slide=True))
+  assert [len(row) for row in greedy] == [40, 40]
+  row = [1, 2, 3] + greedy[0]
+  again = g.generate([row[:16][-8:], [4]], max_new_tokens=8, loop="python")[0].tokens
+  assert row[16:24] == again  # after 16 positions it goes on from the last 8 tokens
+  assert draw(1) == draw(1) != draw(2)
 
 
 def test_parameters_on_eight_devices_give_the_same_tokens():
@@ -175,7 +175,6 @@ def test_parameters_on_eight_devices_give_the_same_tokens():
   placed = jax.device_put(params, on_mesh.for_params(model.logical_axes, model.shapes))
   g = Generator(model, placed, rules=on_mesh)
   expected = tokens(generator().generate(PROMPTS, max_new_tokens=8))
-  assert tokens(g.generate(PROMPTS, max_new_tokens=8)) == expected
   assert [list(row) for row in zip(*g.stream(PROMPTS, max_new_tokens=8))] == expected
   assert g.programs.step._cache_size() == 1
 
