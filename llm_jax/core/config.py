@@ -134,6 +134,8 @@ def override(config: Config, path: str, text: str, schema: Schema) -> None:
       continue
     if node.get(part) is None:
       node[part] = {}
+    if i == 0 and isinstance(node[part], str) and schema[part].room is not None:
+      node[part] = {"name": node[part]}
     node = node[part]
     if not isinstance(node, dict | list):
       raise ConfigError(key, f"config.{'.'.join(parts[: i + 1])} is {node!r}, not a section")

@@ -1,5 +1,5 @@
-"""Every schedule of a run over one axis of steps, so that a curriculum is seen against the learning rate: what an order of
-the data does depends on the rate it meets (Luo et al. 2026)."""
+"""Every schedule of a run over one axis of steps, so that a curriculum is seen against the learning rate: what an order
+of the data does depends on the rate it meets (Luo et al. 2026)."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
