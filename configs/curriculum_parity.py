@@ -18,9 +18,9 @@ ORDERS = {
 def get_config(arg: str = "curriculum") -> ConfigDict:
   """arg: curriculum, random (same rows, no order), anti, or debug."""
   c = ConfigDict()
-  c.model = dict(name="mlp", inputs=100, hidden=(512,), init="he")
+  c.model = dict(name="mlp", inputs=100, hidden=(512,), init="uniform")
   c.data = dict(name="parity", dimensions=100, k=5, p=0.05, mixture={"sparse": 0.3, "dense": 0.7})
-  c.objective = dict(name="margin", loss="hinge")
+  c.objective = dict(name="margin", loss="squared")
   c.curriculum = ORDERS.get(arg, ORDERS["curriculum"])
   c.optimizer = dict(name="sgd", momentum=0.0, peak=0.01, decay="constant", clip=None)
   c.train = dict(steps=40_000, batch_size=64, length=1)

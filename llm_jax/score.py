@@ -52,7 +52,7 @@ def main(values: Any, overrides: doors.Overrides) -> int:
   train = settings.train(**resolved["train"])
   corpus = plugins.bind("data", resolved["data"], "config.data")(DataContext(train.seed, cache.folder("data")))
   if not isinstance(corpus.train, TrainSource) or corpus.tokenizer is None:
-    raise ConfigError("config.data.name", f"{resolved['data']['name']!r} has no text to score", accepted="a text corpus")
+    raise ConfigError("config.data.name", f"{resolved['data']['name']!r} holds no text", accepted="a text corpus")
   lengths = values.length or scoring.lengths_of(experiment.make_curriculum(resolved["curriculum"], train))
   score = scoring.scorer(corpus, corpus.train, spec, "--scorer")
   made_from = difficulty.identity(corpus.train, corpus.tokenizer, spec)

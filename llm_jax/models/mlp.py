@@ -13,7 +13,7 @@ from llm_jax.core.output import Output
 from llm_jax.layers.feed_forward import activation
 from llm_jax.layers.linear import Linear
 
-Init = Literal["truncated_normal", "lecun", "he"]
+Init = Literal["truncated_normal", "lecun", "he", "uniform"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +39,10 @@ class MLP(nnx.Module):
     make = lambda i, name, size: Linear(rngs, {axes[i]: widths[i]}, {name: size}, init=_initializer(config))
     self.layers = nnx.List([make(i, axes[i + 1], widths[i + 1]) for i in range(len(config.hidden))])
     self.head = make(len(config.hidden), "labels", config.outputs)
+    if config.init == "uniform":
+      for layer, inputs in zip([*self.layers, self.head], widths, strict=True):
+        (size,) = layer.outputs
+        layer.bias = parameter(rngs, (size,), (None,), _uniform(inputs))
     self.context = (parameter(rngs, (config.context,), (None,), jax.nn.initializers.zeros) if config.context else None)
 
   def __call__(self, inputs: jax.Array, *, key: jax.Array | None = None) -> Output:
@@ -53,8 +57,15 @@ class MLP(nnx.Module):
 
 def _initializer(config: MLPConfig) -> jax.nn.initializers.Initializer:
   kinds = {"truncated_normal": jax.nn.initializers.truncated_normal(config.scale),
+           "uniform": jax.nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform"),
            "lecun": jax.nn.initializers.lecun_normal(), "he": jax.nn.initializers.he_normal()}
   return kinds[config.init]
+
+
+def _uniform(inputs: int) -> jax.nn.initializers.Initializer:
+  """Uniform within 1 / sqrt(inputs)."""
+  scaled = jax.nn.initializers.uniform(2 / inputs**0.5)
+  return lambda key, shape, dtype=jnp.float32: scaled(key, shape, dtype) - inputs**-0.5
 
 
 def build(vocab_size: int, length: int, *, inputs: int = 1, outputs: int = 1, hidden: tuple[int, ...] = (40, 40),
@@ -66,7 +77,8 @@ def build(vocab_size: int, length: int, *, inputs: int = 1, outputs: int = 1, hi
     outputs: width of the scores.
     hidden: widths of the hidden layers.
     act: activation, by Hugging Face's names.
-    init: of kernels: truncated_normal of deviation `scale` (Finn et al. 2017), lecun, or he.
+    init: of kernels: truncated_normal of deviation `scale` (Finn et al. 2017), lecun, he, or uniform within one over
+      the root of the inputs, biases too (PyTorch's default).
     scale: see init.
     context: inputs that are parameters, zero at first: what CAVIA adapts.
   """
