@@ -10,38 +10,36 @@ if __name__ == "__main__":
   sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
 import jax
-import optax
+import jax.numpy as jnp
 
+from llm_jax.meta_learning.none import Supervised
 from llm_jax.models import gpt
-from llm_jax.objectives.cross_entropy import token_cross_entropy
+from llm_jax.objectives import causal_lm
+from llm_jax.optimizers import chain
+from llm_jax.training import guard
+from llm_jax.training.state import initializer
+from llm_jax.training.step import make_train_step
 
 
 def make_step(spec):
-  """One train step -> its loss: forward, backward, clip to norm 1, AdamW."""
+  """One train step -> its loss: forward, backward, guard, clip to norm 1, AdamW."""
   model = gpt.build(spec["vocab"], spec["length"], width=spec["width"], depth=spec["depth"], heads=spec["heads"],
-                    positions=spec["length"], dtype=spec["dtype"], scan=spec.get("scan", True),
-                    act="gelu_new" if spec["gelu"] == "tanh" else "gelu", attention=spec.get("attention", "auto"))
-  params = jax.jit(model.init)(jax.random.key(0))
-  optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(
-      1e-3, b2=0.99, weight_decay=0.1, mask={name: shape.ndim >= 2 for name, shape in model.shapes.items()}))
-  state = params, jax.jit(optimizer.init)(params)
-  batch = jax.random.randint(jax.random.key(1), (spec["batch"], spec["length"] + 1), 0, spec["vocab"])
-
-  def train_step(state, batch):
-    params, opt_state = state
-    def loss_fn(params):
-      output = model.apply(params, input_ids=batch[:, :-1])
-      return token_cross_entropy(output.hidden, output.unembed, batch[:, 1:])[0].mean()
-    loss, grads = jax.value_and_grad(loss_fn)(params)
-    updates, opt_state = optimizer.update(grads, opt_state, params)
-    return (optax.apply_updates(params, updates), opt_state), loss
-
-  compiled = jax.jit(train_step, donate_argnums=0)
+                    positions=spec["length"], dtype=spec["dtype"], scan=spec["scan"], attention=spec["attention"],
+                    act="gelu_new" if spec["gelu"] == "tanh" else "gelu")
+  optimizer = chain.build_optimizer(dict(name="adamw", peak=1e-3, b2=0.99, weight_decay=0.1, clip=1.0), model.shapes,
+                                    total_steps=10_000, axes=model.logical_axes)
+  watch = guard.build()
+  train_step = jax.jit(
+      make_train_step(model.apply, causal_lm.build(), Supervised(), optimizer.transform, schedule=optimizer.schedule,
+                      guard=watch), donate_argnums=0)
+  state = jax.jit(initializer(model.init, optimizer, watch, ema=False))(jax.random.key(0))
+  tokens = jax.random.randint(jax.random.key(1), (spec["batch"], spec["length"] + 1), 0, spec["vocab"])
+  batch = {"tokens": tokens[:, :-1], "targets": tokens[:, 1:], "weights": jnp.ones(tokens[:, 1:].shape)}
 
   def step() -> float:
     nonlocal state
-    state, loss = compiled(state, batch)
-    return float(jax.block_until_ready((state, loss))[1])
+    state, metrics = train_step(state, batch, {})
+    return float(jax.block_until_ready((state, metrics))[1]["loss"])
   return step
 
 

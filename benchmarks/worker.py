@@ -32,12 +32,12 @@ def serve(step: Callable[[], float], versions: dict[str, str]) -> None:
   losses = [step() for _ in range(3)]
   _say({"first_losses": losses, "warmup_seconds": time.perf_counter() - start, "versions": versions})
   for line in sys.stdin:
-    seconds = []
+    seconds, cpu = [], time.process_time()
     for _ in range(int(line)):
       start = time.perf_counter()
       step()
       seconds.append(time.perf_counter() - start)
-    _say({"seconds": seconds})
+    _say({"seconds": seconds, "cpu_seconds": (time.process_time() - cpu) / len(seconds)})
 
 
 def _say(message: dict[str, Any]) -> None:
@@ -51,13 +51,16 @@ class Worker:
     self.process = subprocess.Popen([python, script, json.dumps(spec)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                                     text=True)
     self.ready = self._hear()
-    self.seconds: list[list[float]] = []  # per round
+    self.seconds: list[list[float]] = []  # of each step, per round
+    self.cpu_seconds: list[float] = []  # of the process, per step, per round
 
   def run(self, steps: int) -> None:
     """One round of `steps` train steps."""
     self.process.stdin.write(f"{steps}\n")
     self.process.stdin.flush()
-    self.seconds.append(self._hear()["seconds"])
+    answer = self._hear()
+    self.seconds.append(answer["seconds"])
+    self.cpu_seconds.append(answer["cpu_seconds"])
 
   def close(self) -> None:
     self.process.stdin.close()
