@@ -179,3 +179,8 @@ def _best(texts: Texts, count: int) -> tuple[Texts, jax.Array]:
   scores, places = jax.lax.top_k(texts.scores, count)
   pick = lambda a: jnp.take_along_axis(a, places, 1)
   return Texts(jnp.take_along_axis(texts.tokens, places[..., None], 1), scores, pick(texts.lengths)), places
+
+
+def beam_search(generator: Generator, prompts: Prompts, *, beams: int = 4, **options: Any) -> list[Beam]:
+  """The best text of every prompt, by `BeamSearch(generator).search` for a single use: it compiles anew each time."""
+  return [row[0] for row in BeamSearch(generator).search(prompts, num_beams=beams, **options)]

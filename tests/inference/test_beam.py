@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from llm_jax.core.errors import ConfigError
-from llm_jax.inference.beam import BeamSearch
+from llm_jax.inference.beam import BeamSearch, beam_search
 from llm_jax.inference.generate import Generator
 from llm_jax.models import gpt
 
@@ -39,6 +39,8 @@ def test_one_beam_is_greedy(searcher):
   greedy = searcher.generator.generate(PROMPTS, max_new_tokens=8, eos_ids=[3, 5])
   beams = searcher.search(PROMPTS, max_new_tokens=8, eos_ids=[3, 5], num_beams=1)
   assert [row[0].tokens for row in beams] == [row.tokens for row in greedy]
+  again = beam_search(searcher.generator, PROMPTS, max_new_tokens=8, eos_ids=[3, 5], beams=1)
+  assert again == [row[0] for row in beams]
 
 
 def test_enough_beams_find_the_best_text_of_all(searcher, network):
