@@ -35,7 +35,7 @@ def get_config(arg: str = "curriculum") -> ConfigDict:
 
 
 def sweep(add):
-  """Three seeds of each order."""
-  for order in ORDERS:
-    for seed in (0, 1, 2):
-      add({"train.seed": seed}, arg=order)
+  """How many rows are sparse, and how sparse they are."""
+  for share in (0.1, 0.3, 0.5):
+    for p in (0.02, 0.05, 0.1):
+      add({"data.mixture": {"sparse": share, "dense": 1 - share}, "data.p": p})

@@ -19,14 +19,14 @@ class BatchSize(Curriculum):
   length: int
   pacing: Pacing
   multiple: int
-  last: int  # a step after which the batch no longer changes
+  steps: int  # of the run
   sets: tuple[str, ...] = ("batch",)
 
   def plan(self, step: int, state: Any) -> Plan:
     return Plan(int(self._rounded(self.pacing(step))), self.length)
 
   def changes(self) -> list[int]:
-    return (np.flatnonzero(np.diff(self._rounded(self.pacing(np.arange(self.last + 1))))) + 1).tolist()
+    return (np.flatnonzero(np.diff(self._rounded(self.pacing(np.arange(self.steps))))) + 1).tolist()
 
   def _rounded(self, value: Any) -> Any:
     low = np.maximum(np.floor(np.asarray(value) / self.multiple + 1e-9), 1) * self.multiple

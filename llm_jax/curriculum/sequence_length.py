@@ -33,26 +33,15 @@ class SequenceLength(Curriculum):
   buckets: tuple[int, ...]  # ascending; the last one is `length`
   truncate: bool
   keep: Keep
+  steps: int  # of the run
   sets: tuple[str, ...] = ("length", "batch", "window")
 
   def plan(self, step: int, state: Any) -> Plan:
     return self._plan(self._bucket(self.pacing(step)))
 
   def changes(self) -> list[int]:
-    lengths = self._bucket(self.pacing(np.arange(self.last + 1)))
+    lengths = self._bucket(self.pacing(np.arange(self.steps)))
     return (np.flatnonzero(np.diff(lengths)) + 1).tolist()
-
-  @property
-  def last(self) -> int:
-    """A step after which the length no longer changes."""
-    later = [at for at, _ in self.pacing.stages]
-    if self.pacing.shape == "increments":
-      spread = abs(self.pacing.end - self.pacing.start) / self.pacing.increment
-      later.append(self.pacing.interval * (int(spread) + 1))
-    if self.pacing.shape.startswith("fixed_"):  # may reach its end a little after `until`
-      rise = max(self.pacing.end - self.pacing.start, 1)
-      later.append(int(self.pacing.until * ((rise + self.pacing.multiple) / rise) ** self.pacing.p) + 1)
-    return max(self.pacing.until, *later, 1)
 
   def _bucket(self, value: Any) -> Any:
     """The largest bucket that is not above the value."""
@@ -90,7 +79,7 @@ def build(steps: int, batch: int, length: int, *, start: int = 64, until: float 
     if keep == "tokens" and batch * length % size:
       raise ConfigError("config.curriculum.buckets", f"{batch} x {length} tokens are no whole number of rows of {size}",
                         accepted="lengths that divide the tokens of a step, or keep='batch'")
-  return SequenceLength(batch, length, how, sizes, mode == "truncate", keep)
+  return SequenceLength(batch, length, how, sizes, mode == "truncate", keep, steps)
 
 
 def _buckets(spec: list | str | int, start: int, length: int) -> tuple[int, ...]:
