@@ -5,6 +5,7 @@ gradient ever asks of an inner one is a product of the Hessian with a vector, an
 gradient: about the memory of the gradient itself.
 """
 
+import contextvars
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +20,8 @@ def gradient(loss: ScalarLoss) -> Callable[..., Any]:
   loss: must be twice differentiable in any mode (core/derivatives.py); arrays that it closes over and `constants` (a
   batch, a random key) count as constants.
   """
+  here = contextvars.copy_context()  # sharding rules and plain layers: the backward pass is traced when they are gone
+
   @jax.custom_vjp
   def grad(fast: Any, slow: Any, *constants: Any) -> Any:
     return jax.grad(loss)(fast, slow, *constants)
@@ -29,7 +32,7 @@ def gradient(loss: ScalarLoss) -> Callable[..., Any]:
   def backward(saved: Any, vector: Any) -> tuple[Any, ...]:
     fast, slow, constants = saved
     both = lambda fast: jax.grad(loss, argnums=(0, 1))(fast, slow, *constants)
-    _, (to_fast, to_slow) = jax.jvp(both, (fast,), (vector,))
+    _, (to_fast, to_slow) = here.copy().run(jax.jvp, both, (fast,), (vector,))
     return (to_fast, to_slow, *(None for _ in constants))
 
   grad.defvjp(forward, backward)

@@ -1,0 +1,70 @@
+"""Learning to reweight examples (Ren et al. 2018): a training example counts as much as it helps a few clean ones.
+
+    w_i = max(0, -d/d eps_i L_clean(theta - lr * grad sum_i eps_i l_i)) at eps = 0
+        = max(0, lr <grad l_i, grad L_clean>),     normalised to sum to 1 over the batch        (equations 8 to 10)
+
+The support set holds the examples to be trained on, the query set the clean ones. Each task's weights are its own.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from llm_jax.core.derivatives import plain_layers
+from llm_jax.core.types import Batch, Extra, GradFn, Key, Loss, LossFn, Params
+from llm_jax.meta_learning.context import Context, MapTasks
+from llm_jax.meta_learning.outer import summed, task_keys
+
+
+@dataclasses.dataclass(frozen=True)
+class Reweight:
+  """The learner."""
+
+  map_tasks: MapTasks
+  episodes: bool = True
+  second_order: bool = True
+
+  @property
+  def extras(self) -> Mapping[str, Extra]:
+    return {}
+
+  def __call__(self, loss_fn: LossFn, step: Any) -> GradFn:
+    """grad_fn(params, batch, key): the weighted loss of the support sets and its gradient."""
+    def one_task(params: Params, task: Batch, key: Key) -> tuple[Loss, Params]:
+      train_key, clean_key = jax.random.split(key)
+      clean = jax.grad(lambda p: loss_fn(p, task["query"], clean_key)[0])(params)
+      # <grad l_i, g> is the derivative in eps_i of the forward derivative of sum eps_i l_i along g.
+      def along(scale: jax.Array) -> jax.Array:
+        loss = lambda p: loss_fn(p, scaled(task["support"], scale), train_key)[0]
+        return jax.jvp(loss, (params,), (clean,))[1]
+      examples = rows(task["support"])
+      help_of = jnp.maximum(jax.grad(along)(jnp.zeros(examples)), 0.0)
+      share = help_of * (examples / jnp.maximum(help_of.sum(), 1e-12))
+      weighted = lambda p: loss_fn(p, scaled(task["support"], share), train_key)
+      grads, loss = jax.grad(weighted, has_aux=True)(params)
+      return loss._replace(weight=task["support"]["weights"].sum()), grads
+
+    def grad_fn(params: Params, batch: Batch, key: Key) -> tuple[Loss, Params]:
+      with plain_layers():
+        losses, grads = self.map_tasks(one_task, (None, 0, 0))(params, batch, task_keys(key, batch))
+      return summed(losses), jax.tree.map(lambda a: a.sum(0), grads)
+    return grad_fn
+
+
+def rows(examples: Batch) -> int:
+  """Examples of one task."""
+  return int(examples["weights"].shape[0])
+
+
+def scaled(examples: Batch, scale: jax.Array) -> Batch:
+  """The examples with the weights of each multiplied by its entry of `scale` (B,)."""
+  weights = examples["weights"]
+  return {**examples, "weights": weights * scale.reshape(-1, *(1,) * (weights.ndim - 1)).astype(weights.dtype)}
+
+
+def build(context: Context) -> Reweight:
+  """Learning to reweight."""
+  return Reweight(context.map_tasks)
