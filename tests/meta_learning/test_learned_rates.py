@@ -33,7 +33,7 @@ def test_at_the_end_of_annealing_it_is_maml_with_learned_rates(setting):
   params, batch = setting
   learner, whole = plus_plus(params, multi_step_until=0)
   _, want = grads(maml.build(context(), inner_steps=3, inner_lr=0.1), params, batch)
-  loss, got = grads(learner, whole, batch)
+  _, got = grads(learner, whole, batch)
   np.testing.assert_allclose(got["theta"], want["theta"], rtol=1e-5)
   assert np.abs(got["meta.theta.rates"]).min() > 0
 
@@ -72,7 +72,8 @@ def test_a_context_starts_every_task_at_zero_and_is_not_trained():
 
 def test_impossible_knobs_are_refused():
   for build, knobs, key in ((maml.build, dict(order=3), "order"), (maml.build, dict(inner_lr=-1.0), "inner_lr"),
-                            (maml.build, dict(adapt="hed"), "adapt"), (reptile.build, dict(inner_steps=1), "inner_steps")):
+                            (maml.build, dict(adapt="hed"), "adapt"),
+                            (reptile.build, dict(inner_steps=1), "inner_steps")):
     with pytest.raises(ConfigError, match=f"config.meta_learning.{key}"):
       build(context(), **knobs)
 
