@@ -1,0 +1,15 @@
+"""Does rarity-ordered text help, and is it the rarity? See README.md beside this file."""
+
+from configs.curriculum_rarity import ORDERS, get_config
+from experiments.measures import at_step, last
+
+__all__ = ["CURVES", "MEASURES", "get_config", "sweep"]
+MEASURES = {"validation loss at 30 %": at_step("eval/loss", 244), "validation loss at the end": last("eval/loss")}
+CURVES = ["eval/loss"]
+
+
+def sweep(add):
+  """Three seeds of each order and of no order."""
+  for order in (*ORDERS, "none"):
+    for seed in (0, 1, 2):
+      add(order, {"train.seed": seed}, arg=order)
