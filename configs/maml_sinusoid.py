@@ -35,7 +35,7 @@ def get_config(arg: str = "maml") -> ConfigDict:
   if arg == "joint":
     c.data.form, c.train.batch_size, c.adaptation.lr = "examples", 250, 0.01
   if arg == "reptile":
-    c.model = dict(name="mlp", hidden=(64, 64), act="tanh", init="lecun")
+    c.model = dict(name="mlp", hidden=(64, 64), act="tanh", init="uniform")
     c.data = dict(name="sinusoids", points="grid", support=50, query=50, max_phase=2 * math.pi, eval_support=10,
                   eval_query=50)
     c.meta_learning = dict(name="reptile", inner_steps=5, inner_lr=0.02, inner_batch_size=10)

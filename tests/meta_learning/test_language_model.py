@@ -50,15 +50,11 @@ def test_remat_and_mixed_mode_change_nothing(setting):
   _, want = grads_of(maml.build(context, inner_steps=STEPS, inner_lr=LR, remat=False, mixed_mode=False), params, batch)
   _, got = grads_of(maml.build(context, inner_steps=STEPS, inner_lr=LR), params, batch)
   assert language.difference(got, want) < 2e-6
-
-
-def test_the_first_order_is_another_gradient(setting):
-  context, params, batch = setting
-  _, second = grads_of(maml.build(context, inner_steps=STEPS, inner_lr=LR), params, batch)
   _, first = grads_of(maml.build(context, inner_steps=STEPS, inner_lr=LR, order=1), params, batch)
-  assert 0.05 < language.difference(first, second) < 2.0
+  assert 0.05 < language.difference(first, want) < 2.0  # the first order is another gradient
 
 
+@pytest.mark.slow
 def test_dropout_is_the_same_when_a_step_is_computed_again():
   model = language.model(residual_dropout=0.3, embed_dropout=0.3)
   params, batch = language.params(model), language.episodes()
