@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 def get_config(arg: str = "") -> ConfigDict:
   """arg: 'debug' runs in seconds."""
   c = ConfigDict()
-  c.model = dict(name="gpt", variant="124m", width=192, depth=4, heads=6)
+  c.model = dict(name="gpt", variant="124m", width=192, depth=4, heads=6, scan=False)
   c.data = dict(name="stdlib", tokenizer=dict(name="sentencepiece", vocab_size=2048),
                 mixture={"prose": 3.0, "code": 1.0})
   c.optimizer = dict(name="adamw", peak=3e-3, warmup=100, decay="cosine", b2=0.99, weight_decay=0.1)
