@@ -9,8 +9,11 @@ carry the layer in the name, so a template has one `{placeholder}` per stacked a
 """
 
 import dataclasses
+import functools
+import importlib
 import json
 import math
+import pathlib
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -19,7 +22,7 @@ import numpy as np
 
 from llm_jax.core.errors import ConfigError, unknown_name
 from llm_jax.core.model import Model
-from llm_jax.core.plugins import check_type
+from llm_jax.core.plugins import ROOT, check_type
 
 Shapes = Sequence[tuple[int, ...]]
 Arrays = tuple[np.ndarray, ...]
@@ -106,7 +109,8 @@ class Family:
   with in this class ('' for a bare model); prefixes: every such prefix, so that a folder may use another or none;
   ignored: regular expressions of tensors that are no parameters (mask buffers); tied: {their name: the tensor that it
   repeats}, absent or duplicated when tied; untie: config -> config with a head of its own; heads: our names that start
-  so belong to a head, which a folder of another head may lack.
+  so belong to a head, which a folder of another head may lack; head_tensors: regular expression of their names that
+  belong to some head.
   """
 
   model_types: tuple[str, ...]
@@ -121,6 +125,7 @@ class Family:
   tied: Callable[[Any], Mapping[str, str]] = lambda config: {}
   untie: Callable[[Any], Any] = lambda config: config
   heads: tuple[str, ...] = ("head.", "classifier.")
+  head_tensors: str = r"^(lm_head|score|classifier|qa_outputs|multiple_choice_head)\."
 
 
 # Keys of every config.json about the folder, training or generation, that change no number of a forward pass.
@@ -231,7 +236,7 @@ def description(config: Any, architecture: str, model_type: str) -> dict[str, An
   carried = json.loads(config.carried)
   if len(carried.get("id2label") or {}) != config.labels or config.head not in ("sequence", "token"):
     carried = {k: v for k, v in carried.items() if k not in ("id2label", "label2id")}
-  said = dict(model_type=model_type, architectures=[architecture]) | carried
+  said = dict(model_type=model_type, architectures=[architecture], bos_token_id=None, eos_token_id=None) | carried
   if config.head in ("sequence", "token"):
     said.setdefault("id2label", {str(i): f"LABEL_{i}" for i in range(config.labels)})
     said["num_labels"] = config.labels
@@ -252,3 +257,61 @@ def checked_round_trip(config: Any, hf: dict[str, Any], family: Family, ignore: 
                       ", ".join(f"{k}={getattr(config, k)!r}" for k in lost),
                       accepted="the published architecture; use our own checkpoints for this one")
   return hf
+
+
+@functools.cache
+def families() -> tuple[Family, ...]:
+  """What every models/ file that declares `HUGGING_FACE` says; adding a file adds a family."""
+  files = [p.stem for p in sorted((ROOT / "models").glob("*.py"))
+           if re.search(r"^HUGGING_FACE\b.*=", p.read_text("utf-8"), re.MULTILINE)]
+  return tuple(importlib.import_module(f"llm_jax.models.{stem}").HUGGING_FACE for stem in files)
+
+
+def family_of_type(model_type: Any) -> Family:
+  """The family that reads this `model_type`.
+
+  Raises:
+    ConfigError: none does; lists those that are read.
+  """
+  for family in families():
+    if model_type in family.model_types:
+      return family
+  known = [t for f in families() for t in f.model_types]
+  raise unknown_name("config.json: model_type", model_type, known, what="architecture")
+
+
+def family_of_config(config: Any) -> Family:
+  """The family whose config class this is.
+
+  Raises:
+    ConfigError: Hugging Face has no such architecture.
+  """
+  for family in families():
+    if type(config) is family.config:
+      return family
+  raise ConfigError("config.model", f"{type(config).__name__} has no form in Hugging Face's folders",
+                    accepted=", ".join(f.config.__name__ for f in families()))
+
+
+def read_config(path: pathlib.Path) -> tuple[Family, Any]:
+  """The family of a config.json and its config in our words.
+
+  Raises:
+    ConfigError: not readable, an unknown architecture, or a key that is not supported; names the file and the key.
+  """
+  try:
+    given = json.loads(path.read_text("utf-8"))
+  except (OSError, ValueError) as e:
+    raise ConfigError(str(path), f"not readable as JSON ({e})", accepted="a model's config.json") from None
+  return config_of(given, str(path.parent))
+
+
+def config_of(given: Any, where: str) -> tuple[Family, Any]:
+  """The family and config of a parsed config.json; `where` is named in errors."""
+  if not isinstance(given, Mapping):
+    raise ConfigError(f"{where}/config.json", f"holds a {type(given).__name__}, not an object")
+  try:
+    family = family_of_type(given.get("model_type"))
+    return family, family.config_from_hf(given)
+  except ConfigError as e:
+    raise ConfigError(f"{where}/{e.key}", e.problem, accepted=e.accepted, nearest=e.nearest) from None

@@ -5,8 +5,6 @@ this file finds that file, reads and writes. No code of a folder ever runs: `aut
 """
 
 import dataclasses
-import functools
-import importlib
 import json
 import os
 import pathlib
@@ -19,48 +17,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from llm_jax.core.errors import ConfigError, nearest_name, unknown_name
-from llm_jax.core.hugging_face import Family
+from llm_jax.core.hugging_face import Family, family_of_config, read_config
 from llm_jax.core.model import Model
-from llm_jax.core.plugins import ROOT
 from llm_jax.core.types import Key, Params
-from llm_jax.hub import safetensors_files, tensor_names
+from llm_jax.hub import safetensors_files, tensor_names, tokenizer_export
 from llm_jax.hub.tokenizer import HubTokenizer, find_tokenizer
 
 DTYPES = ("float32", "bfloat16", "float16")
-
-
-@functools.cache
-def families() -> tuple[Family, ...]:
-  """What every models/ file that declares `HUGGING_FACE` says; adding a file adds a family."""
-  files = [p.stem for p in sorted((ROOT / "models").glob("*.py"))
-           if re.search(r"^HUGGING_FACE\b.*=", p.read_text("utf-8"), re.MULTILINE)]
-  return tuple(importlib.import_module(f"llm_jax.models.{stem}").HUGGING_FACE for stem in files)
-
-
-def family_of_type(model_type: Any) -> Family:
-  """The family that reads this `model_type`.
-
-  Raises:
-    ConfigError: none does; lists those that are read.
-  """
-  for family in families():
-    if model_type in family.model_types:
-      return family
-  known = [t for f in families() for t in f.model_types]
-  raise unknown_name("config.json: model_type", model_type, known, what="architecture")
-
-
-def family_of_config(config: Any) -> Family:
-  """The family whose config class this is.
-
-  Raises:
-    ConfigError: Hugging Face has no such architecture.
-  """
-  for family in families():
-    if type(config) is family.config:
-      return family
-  raise ConfigError("config.model", f"{type(config).__name__} has no form in Hugging Face's folders",
-                    accepted=", ".join(f.config.__name__ for f in families()))
 
 
 def load(folder: str | os.PathLike, *, dtype: str = "float32", head: str | None = None, labels: int | None = None,
@@ -89,23 +52,13 @@ def load(folder: str | os.PathLike, *, dtype: str = "float32", head: str | None 
   weights = safetensors_files.Weights(folder)
   config = _untied_if_file_says(config, family, weights)
   model = family.build(config)
-  params = _read_params(model, family, weights, None if head is None else (key or jax.random.key(0)))
+  params = _read_params(model, family, weights, _head_key(head, key))
   place = place or (lambda name, array: jnp.asarray(array))
   return model, {name: place(name, params.pop(name)) for name in sorted(params)}, find_tokenizer(folder)
 
 
-def read_config(path: pathlib.Path) -> tuple[Family, Any]:
-  """The family of a config.json and its config in our words.
-
-  Raises:
-    ConfigError: an unknown architecture, or a key that is not supported; names the file and the key.
-  """
-  given = safetensors_files.read_json(path)
-  try:
-    family = family_of_type(given.get("model_type"))
-    return family, family.config_from_hf(given)
-  except ConfigError as e:
-    raise ConfigError(f"{path.parent}/{e.key}", e.problem, accepted=e.accepted, nearest=e.nearest) from None
+def _head_key(head: str | None, key: Key | None) -> Key | None:
+  return None if head is None else jax.random.key(0) if key is None else key
 
 
 def _changed(config: Any, changes: Mapping[str, Any]) -> Any:
@@ -142,8 +95,7 @@ def _read_params(model: Model, family: Family, weights: safetensors_files.Weight
   missing = set(wanted) - set(found)
   params: dict[str, np.ndarray] = {}
   if new_head is not None:
-    backbone = {p for p in family.prefixes if p}
-    unexpected = [n for n in unexpected if any(n.startswith(p) for p in backbone)]
+    unexpected = [n for n in unexpected if not re.search(family.head_tensors, n)]
     fresh = {name for target in missing for name in wanted[target][0] if name.startswith(family.heads)}
     missing = {t for t in missing if not set(wanted[t][0]) <= fresh}
     drawn = model.init(new_head) if fresh else {}
@@ -159,7 +111,7 @@ def save(folder: str | os.PathLike, model: Model, params: Params, tokenizer: Any
   Args:
     folder: made if it is not there.
     model: of an architecture that Hugging Face has. params: exactly the model's.
-    tokenizer: anything with `save(folder)`, or None.
+    tokenizer: the one that `load` gave, one of data/tokenizers, or None.
     dtype: of the stored tensors: float32, bfloat16 or float16.
     max_shard_bytes: largest weight file.
 
@@ -181,9 +133,16 @@ def save(folder: str | os.PathLike, model: Model, params: Params, tokenizer: Any
   written = {as_saved(name, prefix, family): name for name in wanted}
   sizes = {name: _count(wanted[ours], model.shapes) * stored.itemsize for name, ours in written.items()}
   safetensors_files.write(folder, sizes, lambda name: make(written[name]), max_shard_bytes)
-  (folder / "config.json").write_text(json.dumps(said, indent=2, sort_keys=True) + "\n", "utf-8")
   if tokenizer is not None:
-    tokenizer.save(folder)
+    tokenizer_export.export(tokenizer, folder)
+    said |= {key: i for key, i in special_ids(tokenizer.special).items() if said.get(key) is None}
+  (folder / "config.json").write_text(json.dumps(said, indent=2, sort_keys=True) + "\n", "utf-8")
+
+
+def special_ids(special: Mapping[str, int]) -> dict[str, int]:
+  """config.json's keys for the roles that it has; a document's end ends a text."""
+  roles = dict(bos=special.get("bos"), eos=special.get("eos", special.get("eod")), pad=special.get("pad"))
+  return {f"{role}_token_id": i for role, i in roles.items() if i is not None}
 
 
 def as_saved(name: str, prefix: str, family: Family) -> str:

@@ -1,6 +1,7 @@
 """What every decoder does with its inputs before the first layer: positions, visible keys, the cache's slots."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -32,7 +33,7 @@ def prepare(input_ids: jax.Array, attention_mask: jax.Array | None, position_ids
     ids = segment_ids
     if attention_mask is not None:
       ids = attention_mask.astype(jnp.int32) * (1 if ids is None else ids)
-    query_ids = jax.lax.cummax(ids, axis=1) if padding_reads and ids is not None else ids
+    query_ids: Any = jax.lax.cummax(ids, axis=1) if padding_reads and ids is not None else ids
     positions = jnp.broadcast_to(jnp.arange(L), (B, L)) if position_ids is None else position_ids
     return DecoderInputs(positions, None if ids is None else (query_ids, ids), 0, None)
   valid_BL = jnp.ones((B, L), jnp.int32) if attention_mask is None else attention_mask.astype(jnp.int32)

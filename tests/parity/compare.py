@@ -24,6 +24,7 @@ from safetensors.numpy import load_file
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 
 from llm_jax import hub
+from llm_jax.core import hugging_face
 from llm_jax.core.errors import LlmJaxError
 from llm_jax.hub import folder as hub_folder
 from llm_jax.hub import tensor_names
@@ -106,7 +107,7 @@ def gradients(case: Case, model, grads: dict[str, np.ndarray]) -> Iterator[str]:
   if not all(np.isfinite(g).all() for g in grads.values()):
     yield "gradient: not finite"
   norms = hub_tensors(model, grads, lambda array: float(np.linalg.norm(array.astype(np.float64))))
-  for copy, original in hub_folder.family_of_config(model.config).tied(model.config).items():
+  for copy, original in hugging_face.family_of_config(model.config).tied(model.config).items():
     if copy in want and original not in want:  # recorded under the other of its two names
       want[original] = want.pop(copy)
   for name, norm in norms.items():
@@ -119,7 +120,7 @@ def gradients(case: Case, model, grads: dict[str, np.ndarray]) -> Iterator[str]:
 
 def hub_tensors(model, params, f: Callable[[np.ndarray], object]) -> dict[str, object]:
   """f of each tensor under the name that a saved folder gives it."""
-  family = hub_folder.family_of_config(model.config)
+  family = hugging_face.family_of_config(model.config)
   wanted = tensor_names.places(family.names(model.config), model.shapes)
   prefix = family.prefix(model.config)
   return {hub_folder.as_saved(name, prefix, family): f(tensor_names.to_tensor(name, params, wanted)) for name in wanted}
@@ -162,7 +163,7 @@ def greedy(model, params, prompt: np.ndarray, mask: np.ndarray, count: int) -> n
 def older_config(case: Case) -> Iterator[str]:
   """config_v4.json says the same architecture."""
   if (case.folder / "config_v4.json").is_file():
-    newer, older = (hub_folder.read_config(case.folder / name)[1] for name in ("config.json", "config_v4.json"))
+    newer, older = (hugging_face.read_config(case.folder / name)[1] for name in ("config.json", "config_v4.json"))
     for field in dataclasses.fields(newer):
       if getattr(newer, field.name) != getattr(older, field.name):
         yield f"config_v4.json: {field.name} is {getattr(older, field.name)}, not {getattr(newer, field.name)}"
@@ -208,7 +209,7 @@ def check(folder: pathlib.Path) -> list[str]:
     return ["this kind of case is not supported yet"]
   config = json.loads((folder / "config.json").read_text())
   kind = config.get("model_type") or config.get("model")
-  if kind not in [t for family in hub_folder.families() for t in family.model_types]:
+  if kind not in [t for family in hugging_face.families() for t in family.model_types]:
     return [f"architecture {kind} is not supported yet"]
   case = Case(folder)
   model, params, _ = hub.load(folder)

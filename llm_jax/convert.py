@@ -1,0 +1,153 @@
+"""Door: weights between runs and Hugging Face folders.
+
+    python -m llm_jax.convert --from=runs/quickstart --to=exported --check
+    python -m llm_jax.convert --from=some_folder --to=smaller --dtype=bfloat16
+    python -m llm_jax.convert --from=some_folder --to=runs/start --format=workdir
+"""
+
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+from absl import flags
+
+from llm_jax import doors
+from llm_jax.core.errors import ConfigError
+
+
+def define(values: flags.FlagValues) -> None:
+  """The flags of this door."""
+  flags.DEFINE_string("from", None, "Workdir of a run, or a Hugging Face folder.", flag_values=values)
+  flags.DEFINE_string("to", None, "Folder to write.", flag_values=values)
+  flags.DEFINE_enum("format", "hf", ["hf", "workdir"], "What to write: a Hugging Face folder, or a run's workdir.",
+                    flag_values=values)
+  flags.DEFINE_string("dtype", "float32", "Of the stored tensors: float32, bfloat16, float16.", flag_values=values)
+  flags.DEFINE_integer("max_shard_mb", 5000, "Largest weight file.", flag_values=values)
+  flags.DEFINE_integer("step", None, "Checkpoint of the run; default the newest good one.", flag_values=values)
+  flags.DEFINE_bool("ema", False, "The averaged weights of the run.", flag_values=values)
+  flags.DEFINE_bool("check", False, "Read the result back and print what agrees.", flag_values=values)
+
+
+def main(values: Any, overrides: doors.Overrides) -> int:
+  """Reads, writes, and checks if asked to. 0 if all is equal."""
+  if overrides:
+    raise ConfigError(f"--config.{overrides[0][0]}", "this door takes no config", accepted="--from and --to")
+  for flag in ("from", "to"):
+    if not values[flag].value:
+      raise ConfigError(f"--{flag}", "required but not given", accepted="a folder")
+  source, target = pathlib.Path(values["from"].value), pathlib.Path(values.to)
+  if target.exists() and target.resolve() == source.resolve():
+    raise ConfigError("--to", f"{str(target)!r} is the folder that is read", accepted="another folder")
+  trained = read(source, values.step, values.ema)
+  if values.format == "workdir":
+    write_workdir(target, source, *trained)
+  else:
+    from llm_jax import hub
+
+    hub.save(target, *trained, dtype=values.dtype, max_shard_bytes=values.max_shard_mb * 1_000_000)
+  print(f"wrote {target}")
+  if not values.check:
+    return 0
+  agreed = True
+  for name, equal, detail in checks(target, *trained, dtype=values.dtype if values.format == "hf" else "float32"):
+    print(f"{name:<24} {'equal' if equal else 'DIFFERENT':<10} {detail}")
+    agreed &= equal
+  return 0 if agreed else 1
+
+
+def read(source: pathlib.Path, step: int | None, ema: bool) -> tuple[Any, dict[str, Any], Any]:
+  """Model, parameters and tokenizer of a run or a Hugging Face folder.
+
+  Raises:
+    ConfigError: the folder holds neither.
+  """
+  from llm_jax import hub, pretrained
+
+  if pretrained.is_workdir(source):
+    return pretrained.from_workdir(source, step=step, ema=ema, key="--from")
+  if not (source / "config.json").is_file():
+    raise ConfigError("--from", f"{str(source)!r} holds neither a run nor a model",
+                      accepted="a folder with checkpoints/, or with config.json and *.safetensors")
+  return hub.load(source)
+
+
+def write_workdir(target: pathlib.Path, source: pathlib.Path, model: Any, params: dict[str, Any],
+                  tokenizer: Any) -> None:
+  """A workdir that `generate` reads and that training can start from: config, tokenizer, checkpoint 0.
+
+  Raises:
+    ConfigError: no tokenizer to write, or the folder holds something already.
+  """
+  import json
+
+  import jax
+  import jax.numpy as jnp
+
+  from llm_jax.core.hugging_face import family_of_config
+  from llm_jax.core.types import TrainState
+  from llm_jax.data.tokenizers import hub as hub_tokenizer
+  from llm_jax.training.checkpoint import Checkpoints
+
+  if tokenizer is None or not (source / "tokenizer.json").is_file():
+    raise ConfigError("--from", f"{str(source)!r} has no tokenizer.json, which a workdir needs",
+                      accepted="a Hugging Face folder with its tokenizer, or --format=hf")
+  if target.exists() and any(target.iterdir()):
+    raise ConfigError("--to", f"{str(target)!r} is not empty", accepted="a new folder")
+  said = family_of_config(model.config).config_to_hf(model.config)
+  (target / "tokenizer").mkdir(parents=True)
+  hub_tokenizer.build(None, path=str(source)).train([]).save(target / "tokenizer")
+  state = TrainState(step=jnp.zeros((), jnp.int32), key=jax.random.key(0), params=params, frozen={}, opt_state=(),
+                     ema={}, guard={})
+  with Checkpoints(target / "checkpoints", asynchronous=False) as checkpoints:
+    checkpoints.save(0, state, {})
+  length = getattr(model.config, "positions", 1024)
+  config = {"model": {"name": "hugging_face", "config": said}, "train": {"length": length}}
+  (target / "config.json").write_text(json.dumps(config, indent=2) + "\n", "utf-8")
+
+
+def checks(target: pathlib.Path, model: Any, params: dict[str, Any], tokenizer: Any,
+           *, dtype: str) -> Iterator[tuple[str, bool, str]]:
+  """(what, equal, detail) of the written folder: read back, and read by transformers where that is installed."""
+  import importlib.util
+
+  import jax.numpy as jnp
+  import numpy as np
+
+  again, found, read_tokenizer = read(target, None, False)
+  stored = {n: np.asarray(jnp.asarray(a).astype(dtype).astype(jnp.float32)) for n, a in params.items()}
+  unequal = [n for n in stored if n not in found or not np.array_equal(stored[n], np.asarray(found[n]))]
+  yield "parameters by name", not unequal and found.keys() == stored.keys(), f"{len(found)} parameters, as {dtype}"
+  if not unequal:
+    ids = np.random.default_rng(0).integers(0, model.config.vocab_size, (1, 16))
+    hidden = [np.asarray(m.apply(p, input_ids=ids).hidden, np.float32) for m, p in ((model, stored), (again, found))]
+    error = float(np.abs(hidden[0] - hidden[1]).max())
+    yield "hidden states", error <= 1e-4, f"off by {error:.1e} at most, 16 random tokens"
+  if tokenizer is not None and read_tokenizer is not None:
+    text = "The quick brown fox, 3 times.\n"
+    same = list(tokenizer.encode(text)) == list(read_tokenizer.encode(text))
+    yield "token ids", same, repr(text)
+  if (target / "config.json").is_file() and not (target / "checkpoints").is_dir():
+    if importlib.util.find_spec("torch") and importlib.util.find_spec("transformers"):
+      yield read_by_transformers(target)
+    else:
+      print("read by transformers     not checked: torch and transformers are not installed here")
+
+
+def read_by_transformers(target: pathlib.Path) -> tuple[str, bool, str]:
+  """Whether every tensor of the folder is a parameter there, with the same values, and none is missing."""
+  import json
+
+  import transformers
+  from safetensors.torch import load_file
+
+  name = json.loads((target / "config.json").read_text())["architectures"][0]
+  model, report = getattr(transformers, name).from_pretrained(target, output_loading_info=True)
+  state = model.state_dict()
+  tensors = {k: v for file in target.glob("*.safetensors") for k, v in load_file(file).items()}
+  wrong = [k for k, v in tensors.items() if k not in state or not bool((state[k] == v.to(state[k].dtype)).all())]
+  wrong += list(report["missing_keys"]) + list(report["unexpected_keys"])
+  return "read by transformers", not wrong, f"{name}, {len(tensors)} tensors" + (f"; not {wrong[0]}" if wrong else "")
+
+
+if __name__ == "__main__":
+  doors.run(main, define)

@@ -1,0 +1,47 @@
+"""Running a stack: scanned, unrolled and rematerialised layers do the same, in order, whatever the pattern of kinds."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from llm_jax.core.errors import ConfigError
+from llm_jax.layers import stack
+
+PATTERNS = [["a"] * 5, ["a", "b"] * 3, ["a", "b", "b", "a", "b"], ["a", "a", "b", "b", "b"], ["a"]]
+FACTOR = {"a": 0.5, "b": 2.0}
+
+
+def call(block, carry, index, kind, extra):
+  return jnp.tanh(carry @ block["w"]) * FACTOR[kind] + index + (0.0 if extra is None else extra)
+
+
+def ran(kinds, **settings):
+  blocks = {"w": jax.random.normal(jax.random.key(0), (len(kinds), 4, 4))}
+  run = lambda blocks: stack.run(blocks, jnp.ones((2, 4)), call, kinds=kinds, collect=lambda c: c, **settings)
+  loss = lambda blocks: jnp.square(run(blocks)[0]).sum()
+  return *run(blocks), jax.grad(loss)(blocks)["w"]
+
+
+@pytest.mark.parametrize("kinds", PATTERNS, ids="".join)
+@pytest.mark.parametrize("settings", [dict(), dict(remat="full"), dict(remat="dots", scan=False)], ids=str)
+def test_every_way_to_run_the_layers_gives_the_loop(kinds, settings):
+  extras = jnp.arange(len(kinds)) / 10
+  want, kept, grads = ran(kinds, scan=False, per_layer=extras)
+  assert len(kept) == len(kinds)
+  x = jnp.ones((2, 4))
+  for i, kind in enumerate(kinds):
+    np.testing.assert_allclose(kept[i], x, rtol=1e-5)
+    x = call({"w": jax.random.normal(jax.random.key(0), (len(kinds), 4, 4))[i]}, x, i, kind, extras[i])
+  np.testing.assert_allclose(want, x, rtol=1e-5)
+  for a, b in zip(ran(kinds, per_layer=extras, **settings), (want, kept, grads), strict=True):
+    np.testing.assert_allclose(np.asarray(a), np.asarray(b), rtol=1e-5, atol=1e-5)
+
+
+def test_the_period_is_the_shortest_that_repeats():
+  assert [stack.period(kinds) for kinds in PATTERNS] == [1, 2, 3, 5, 1]
+
+
+def test_an_unknown_remat_policy_is_named():
+  with pytest.raises(ConfigError, match="dots"):
+    stack.check_policy("dot")
