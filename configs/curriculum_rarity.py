@@ -7,8 +7,9 @@
 `random` admits as many rows at every step, but any: what remains of an effect under it is not due to difficulty.
 """
 
-from configs import curriculum_length
 from ml_collections import ConfigDict
+
+from configs import curriculum_length
 
 ORDERS = ("easy_first", "random", "hard_first")
 

@@ -6,7 +6,8 @@ import pytest
 from llm_jax.data import text_folder
 from llm_jax.data.corpus import DataContext
 
-WORDS = "the a of to and light water stone river mountain anarchic quixotic xylophone zephyr jackdaw".split()
+WORDS = ["the", "a", "of", "to", "and", "light", "water", "stone", "river", "mountain", "anarchic", "quixotic",
+         "xylophone", "zephyr", "jackdaw"]
 
 
 def text(random, words):
@@ -35,5 +36,6 @@ def corpus(folder, cache_dir):
   """corpus(seed=0, **knobs of text_folder)."""
   def build(seed=0, **knobs):
     context = DataContext(seed=seed, cache_dir=cache_dir)
-    return text_folder.build(context, path=str(folder), tokenizer={"name": "bytes"}, **{"validation_fraction": 0.1, **knobs})
+    return text_folder.build(context, path=str(folder), tokenizer={"name": "bytes"},
+                             **{"validation_fraction": 0.1, **knobs})
   return build

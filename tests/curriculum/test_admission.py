@@ -16,7 +16,8 @@ BATCH, LENGTH, STEPS = 8, 32, 60
 
 
 def curriculum_of(**knobs):
-  return competence.build(STEPS, BATCH, LENGTH, **{"scorer": {"name": "rarity", "reduce": "mean"}, "until": 40, **knobs})
+  return competence.build(STEPS, BATCH, LENGTH,
+                          **{"scorer": {"name": "rarity", "reduce": "mean"}, "until": 40, **knobs})
 
 
 def equipped(corpus, curriculum, cache_dir, seed=0):
@@ -62,7 +63,8 @@ def test_full_competence_is_the_uniform_epoch(corpus, cache_dir):
   curriculum, plain = curriculum_of(until=2), corpus().train
   source = equipped(corpus(), curriculum, cache_dir).train
   for step in range(3, 20):
-    assert (source.take(step, curriculum.plan(step, {}))["tokens"] == plain.take(step, Plan(BATCH, LENGTH))["tokens"]).all()
+    served, expected = source.take(step, curriculum.plan(step, {})), plain.take(step, Plan(BATCH, LENGTH))
+    assert (served["tokens"] == expected["tokens"]).all()
 
 
 def test_hard_first_is_the_other_end_and_random_is_neither(corpus, cache_dir):
@@ -90,7 +92,8 @@ CURRICULA = {
     "competence": lambda: curriculum_of(),
     "length": lambda: sequence_length.build(STEPS, BATCH, LENGTH, start=8, until=30),
     "truncate": lambda: sequence_length.build(STEPS, BATCH, LENGTH, start=8, until=30, mode="truncate"),
-    "mixture": lambda: mixture.build(STEPS, BATCH, LENGTH, stages=[(0, {"a": 1}), (20, {"a": 1, "b": 1}), (40, {"b": 1})]),
+    "mixture": lambda: mixture.build(STEPS, BATCH, LENGTH,
+                                     stages=[(0, {"a": 1}), (20, {"a": 1, "b": 1}), (40, {"b": 1})]),
     "both": lambda: compose([sequence_length.build(STEPS, BATCH, LENGTH, start=8, until=30), curriculum_of()], BATCH,
                             LENGTH)}
 

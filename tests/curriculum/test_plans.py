@@ -14,8 +14,9 @@ from llm_jax.curriculum.composed import compose
 
 STEPS, BATCH, LENGTH = 1000, 32, 256
 LENGTHS = [
-    dict(), dict(start=8, buckets=64, keep="batch"), dict(start=16, buckets=[16, 64]), dict(pacing="sqrt", mode="truncate"),
-    dict(start=32, pacing={"name": "fixed_root", "p": 2, "multiple": 7}), dict(until=3000), dict(keep="batch", pacing="cosine"),
+    dict(), dict(start=8, buckets=64, keep="batch"), dict(start=16, buckets=[16, 64]),
+    dict(start=32, pacing={"name": "fixed_root", "p": 2, "multiple": 7}), dict(until=3000),
+    dict(pacing="sqrt", mode="truncate"), dict(keep="batch", pacing="cosine"),
     dict(pacing=[(0, 64), (0.5, 128), (900, 256)]),
     dict(start=64, pacing={"name": "increments", "interval": 50, "increment": 64}, until=1.0),
     dict(start=256), dict(until=1.0, pacing="exponential")]

@@ -166,7 +166,8 @@ def test_schedules_come_from_the_config_alone(tmp_path):
 
 
 def test_mistakes_name_the_nearest(folder):
-  for section, words in ((dict(name="competense"), "competence"), (dict(name="competence", scorer="rareness"), "rarity"),
-                         (dict(name="competence", pacing="sqroot"), "root"), (dict(name="odm", smoothng=1), "smoothing")):
+  for section, words in ((dict(name="competense"), "competence"), (dict(name="odm", smoothng=1), "smoothing"),
+                         (dict(name="competence", scorer="rareness"), "rarity"),
+                         (dict(name="competence", pacing="sqroot"), "root")):
     with pytest.raises(ConfigError, match=words):
       experiment.build(text(folder, curriculum=section))

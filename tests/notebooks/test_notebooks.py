@@ -49,6 +49,15 @@ def test_inspect_a_run_shows_the_plots_of_the_report(tmp_path, monkeypatch):
   assert not [o for o in shown if o.get("name") == "stderr"]
 
 
+def test_schedules_are_drawn_from_configs_alone(monkeypatch):
+  shown = outputs(execute(ROOT / "notebooks" / "02_schedules.ipynb", monkeypatch))
+  drawings = [o.data["image/svg+xml"] for o in shown if "image/svg+xml" in o.get("data", {})]
+  assert len(drawings) == 3 and "mixture: books" in drawings[2] and "competence" in drawings[2]
+  text = "".join(o.get("text", "") for o in shown)
+  assert "decides batch" in text and "(512, 16)" in text
+  assert not [o for o in shown if o.get("name") == "stderr"]
+
+
 def test_there_are_notebooks():
   assert NOTEBOOKS
 
