@@ -52,7 +52,10 @@ def main(values: Any, overrides: doors.Overrides) -> int:
   from llm_jax.training.session import Session
 
   workdir = pathlib.Path(values.workdir)
-  sampler = samples.Sampler(run.model, run.corpus.tokenizer, settings.sample(**run.config["sample"]), run.train.seed)
+  section, tokenizer = settings.sample(**run.config["sample"]), run.corpus.tokenizer
+  if section.every and tokenizer is None:
+    raise ConfigError("config.sample.every", f"got {section.every}, but this data is no text", accepted="0")
+  sampler = samples.Sampler(run.model, tokenizer, section, run.train.seed) if tokenizer else samples.none
   start = (lambda: run.state_from(pretrained.initial(values.init_from, run.base))) if values.init_from else None
   session = Session(run, workdir, sampler, lambda length: flops.per_token(run.model, length), start, values.profile,
                     values.watchdog_seconds)

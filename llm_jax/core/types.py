@@ -47,7 +47,7 @@ class Loss(NamedTuple):
   metrics: Metrics
 
 
-LossFn = Callable[[Params, Batch, Key], tuple[jax.Array, Loss]]  # (loss.total, loss): shaped for jax.grad(has_aux=True)
+LossFn = Callable[[Params, Batch, Key | None], tuple[jax.Array, Loss]]  # (loss.total, loss): shaped for jax.grad(has_aux=True)
 GradFn = Callable[[Params, Batch, Key], tuple[Loss, Params]]  # gradient of loss.total
 Weighting = Callable[[Losses, Knobs], Loss]
 
@@ -178,8 +178,11 @@ class Curriculum(Protocol):
 class DataSource(Protocol):
   """Serves batches as a pure function of (seed, step, plan): a resume needs only the step."""
 
-  fields: Mapping[str, str]  # name -> meaning of every array that `take` returns
-  fingerprint: str  # changes when the data, the tokenizer or the rules change
+  @property
+  def fields(self) -> Mapping[str, str]: ...  # name -> meaning of every array that `take` returns
+
+  @property
+  def fingerprint(self) -> str: ...  # changes when the data, the tokenizer or the rules change
 
   def take(self, step: int, plan: Plan, rows: slice | None = None) -> Batch: ...
 

@@ -29,7 +29,7 @@ def rows_of(batch: Batch, rows: slice | None) -> Batch:
   """The same rows of every array, at any depth."""
   if rows is None:
     return batch
-  return {n: rows_of(a, rows) if isinstance(a, Mapping) else a[rows] for n, a in batch.items()}
+  return {n: rows_of(a, rows) if isinstance(a, dict) else a[rows] for n, a in batch.items()}
 
 
 def joined(batches: Sequence[Batch]) -> Batch:

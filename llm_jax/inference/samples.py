@@ -52,6 +52,11 @@ class Sampler:
     return [(p, self.tokenizer.decode(g.tokens)) for p, g in zip(self.section.prompts, made)]
 
 
+def none(state: TrainState) -> list[tuple[str, str]]:
+  """The sampler of a run whose data is no text."""
+  return []
+
+
 def prompt_ids(tokenizer: Text, prompt: str) -> list[int]:
   """Token ids of a prompt at the beginning of a document; an empty prompt is that beginning alone."""
   begin = tokenizer.begin_of_document

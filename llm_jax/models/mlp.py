@@ -1,6 +1,7 @@
 """A small multi-layer perceptron: the network of the regression and few-shot studies."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Literal
 
 import jax
@@ -62,7 +63,7 @@ def _initializer(config: MLPConfig) -> jax.nn.initializers.Initializer:
   return kinds[config.init]
 
 
-def _uniform(inputs: int) -> jax.nn.initializers.Initializer:
+def _uniform(inputs: int) -> Callable[..., jax.Array]:
   """Uniform within 1 / sqrt(inputs)."""
   scaled = jax.nn.initializers.uniform(2 / inputs**0.5)
   return lambda key, shape, dtype=jnp.float32: scaled(key, shape, dtype) - inputs**-0.5

@@ -73,21 +73,23 @@ def _adapt(model: Model, *, rank: int, alpha: float, targets: str, train: str | 
   if train is not None:
     select(model.shapes, train, f"{KEY}.train")
   def make(rngs: nnx.Rngs) -> Any:
-    module = model.make(rngs)
+    module: Any = model.make(rngs)
     maps = {".".join(map(str, path)): path for path, node in nnx.iter_graph(module) if isinstance(node, Linear)}
     for name in sorted(select(maps, targets, f"{KEY}.targets")):
+      parent: Any = module
       *above, last = maps[name]
-      parent = functools.reduce(_child, above, module)
+      for part in above:
+        parent = _child(parent, part)
       new = LoRALinear(rngs, _child(parent, last), rank, alpha)
       if isinstance(last, int):
         parent[last] = new
       else:
-        setattr(parent, last, new)
+        setattr(parent, str(last), new)
     return module
   return Model.from_module(make, model.config)
 
 
-def _child(node: Any, part: str | int) -> Any:
+def _child(node: Any, part: Any) -> Any:
   return node[part] if isinstance(part, int) else getattr(node, part)
 
 

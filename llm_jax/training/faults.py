@@ -17,7 +17,7 @@ from llm_jax.core.errors import ConfigError
 VARIABLE = "LLM_JAX_FAULT"
 HOST_KINDS = {
     "kill": lambda: os.kill(os.getpid(), signal.SIGKILL),
-    "sigterm": lambda: (os.kill(os.getpid(), signal.SIGTERM), time.sleep(0.2)),  # until the listening thread has it
+    "sigterm": lambda: _terminate(),
     "exception": lambda: _raise(),
     "stuck": lambda: time.sleep(1e6),
     "slow": lambda: time.sleep(2.0),
@@ -71,6 +71,11 @@ def loss_scale(step: jax.Array) -> jax.Array | None:
   if fault is None or fault.kind not in LOSS_KINDS:
     return None
   return jnp.where((step >= fault.first) & (step <= fault.last), jnp.float32(LOSS_KINDS[fault.kind]), jnp.float32(1))
+
+
+def _terminate() -> None:
+  os.kill(os.getpid(), signal.SIGTERM)
+  time.sleep(0.2)  # until the listening thread has it
 
 
 def _raise() -> None:

@@ -32,7 +32,7 @@ from llm_jax.training.guard import Guard, select
 
 StepMetrics = dict[str, jax.Array]
 EmaUpdate = Callable[[Params, Params, jax.Array], Params]  # (average, params, step) -> average
-About = Callable[[Params, Batch, Key, Knobs], Mapping[str, jax.Array]]  # frozen, ... -> Losses.about
+About = Callable[[Params, Batch, Key | None, Knobs], Mapping[str, jax.Array]]  # frozen, ... -> Losses.about
 
 
 def mean_weighting(losses: Losses, knobs: Knobs) -> Loss:
@@ -70,7 +70,7 @@ def make_train_step(apply: Callable, objective: Objective, learner: Learner, opt
     key = jax.random.fold_in(state.key, state.step)
     fault = faults.loss_scale(state.step)
 
-    def loss_fn(params: Params, batch: Batch, key: Key) -> tuple[jax.Array, Loss]:
+    def loss_fn(params: Params, batch: Batch, key: Key | None) -> tuple[jax.Array, Loss]:
       losses = objective(apply, {**state.frozen, **params}, batch, key, knobs)
       if about is not None:
         losses = losses._replace(about=about(state.frozen, batch, key, knobs))
