@@ -122,6 +122,7 @@ class Loop:
     self._flying: collections.deque[tuple[int, Plan, jax.Array]] = collections.deque()
     self._shapes: set[tuple[int, int]] = set()
     self._skipped: list[str] = []
+    self._in_a_row = 0
     self._position = position
     done = int(state.step)
     with self.watchdog, self.preemption:
@@ -235,7 +236,8 @@ class Loop:
     position.sums, position.weight, self._clock = {}, 0.0, Clock()
 
   def _watch_skips(self, values: Mapping[str, float], done: int, plan: Plan) -> None:
-    if values["skipped_in_a_row"] > 0:
+    self._in_a_row = int(values["skipped_in_a_row"])  # counted in the state, so that a resume goes on counting
+    if self._in_a_row > 0:
       what = f"loss {values['loss']:.4g}, gradient norm {values['gradient_norm']:.4g}"
       self.progress.event(f"step {done}: update skipped ({what})")
       self._skipped.append(f"{self.describe_batch(done - 1, plan)}: {what}")
@@ -250,9 +252,9 @@ class Loop:
       self._save(state, done, {})
       reason = self.preemption.reason or "preemption"
       raise RestartError(f"stopped by {reason} after step {done}; checkpoint written, the same command resumes")
-    if len(self._skipped) > self.max_skips:
+    if self._in_a_row > self.max_skips:
       self._save(state, done, {})
-      raise DivergedError(f"{len(self._skipped)} updates in a row were skipped; checkpoint {done} holds the last good "
+      raise DivergedError(f"{self._in_a_row} updates in a row were skipped; checkpoint {done} holds the last good "
                           "weights\n  " + "\n  ".join(self._skipped[-6:]))
     measured = self._side_work(state, done, side)
     if self._position.finished or table.due(table.save, done) or done == table.steps:

@@ -21,17 +21,6 @@ from llm_jax.training.run_lock import RunLock
 STEPS = 40
 
 
-@pytest.fixture(scope="module")
-def unbroken(tmp_path_factory):
-  """The workdir of a run that nothing happened to; copy it before changing it."""
-  workdir = tmp_path_factory.mktemp("unbroken") / "run"
-  outcome = door.spawn(*door.tiny(workdir))
-  assert outcome.code == 0, outcome.err
-  assert newest_good(workdir / "checkpoints", set_aside=False) == STEPS
-  assert not door.logged_twice(workdir)
-  return workdir
-
-
 @pytest.fixture
 def copy(unbroken, tmp_path):
   return pathlib.Path(shutil.copytree(unbroken, tmp_path / "run"))

@@ -1,0 +1,73 @@
+"""Every config of the catalogue builds, and resolves to what it resolved to when somebody last looked.
+
+    python -m tests.laws.test_configs     # writes tests/golden/*.json anew: read the diff before committing it
+"""
+
+import json
+import os
+import pathlib
+
+if __name__ == "__main__":
+  os.environ["JAX_PLATFORMS"] = "cpu"
+
+import pytest
+
+from llm_jax import experiment
+from llm_jax.core import config as configs
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+GOLDEN = ROOT / "tests/golden"
+FILES = sorted(p.stem for p in (ROOT / "configs").glob("*.py") if not p.stem.startswith("_"))
+TEXT = str(ROOT / "llm_jax/data/fallback/king_james_bible.txt")
+READS_TEXT = ("stdlib", "text_folder", "tfds")
+
+
+def load(name: str, argument: str) -> dict:
+  return configs.load_file(f"{ROOT / 'configs' / name}.py" + (f":{argument}" if argument else ""))
+
+
+def resolved(name: str) -> dict:
+  """{argument: resolved config} of a config file, for no argument and 'debug'."""
+  return {argument: configs.resolve(load(name, argument), experiment.SCHEMA) for argument in ("", "debug")}
+
+
+def text(value: dict) -> str:
+  return json.dumps(value, indent=1, sort_keys=True) + "\n"
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_config_resolves_to_its_golden_form(name):
+  golden = GOLDEN / f"{name}.json"
+  assert golden.is_file(), f"no {golden}; {__doc__}"
+  assert text(resolved(name)) == golden.read_text("utf-8"), f"a default or a config has changed; {__doc__}"
+
+
+def test_no_golden_form_without_a_config():
+  assert sorted(p.stem for p in GOLDEN.glob("*.json")) == FILES
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_config_says_how_to_run_it_and_what_it_varies(name):
+  source = (ROOT / "configs" / f"{name}.py").read_text("utf-8")
+  assert f"--config=configs/{name}.py" in source, "its docstring holds no command line"
+  assert "\ndef sweep(add" in source, "no sweep"
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_the_debug_size_builds(name, monkeypatch):
+  """Everything up to the traced train step, on text that is always there."""
+  import in_process
+  config = load(name, "debug")
+  if config["data"]["name"] in READS_TEXT:
+    config["data"] = dict(name="text_folder", path=TEXT, tokenizer=dict(name="bytes"), domains="one")
+  run = in_process.build_from(monkeypatch, config)
+  assert "loss" in run.metric_names and run.model.size > 0
+
+
+if __name__ == "__main__":
+  GOLDEN.mkdir(exist_ok=True)
+  for stale in GOLDEN.glob("*.json"):
+    stale.unlink()
+  for config_name in FILES:
+    (GOLDEN / f"{config_name}.json").write_text(text(resolved(config_name)), "utf-8")
+    print(f"tests/golden/{config_name}.json")
