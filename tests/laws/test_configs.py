@@ -32,7 +32,7 @@ def resolved(name: str) -> dict:
 
 
 def text(value: dict) -> str:
-  return json.dumps(value, indent=1, sort_keys=True) + "\n"
+  return json.dumps(value, indent=1, sort_keys=True).replace(str(ROOT), "ROOT") + "\n"
 
 
 @pytest.mark.parametrize("name", FILES)

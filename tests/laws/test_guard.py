@@ -97,5 +97,3 @@ def watch_reads(run):
     return state, Vector(vector)
   run.__dict__["compiled_step"] = step
   return read
-
-
