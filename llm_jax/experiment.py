@@ -252,7 +252,8 @@ def build(config: Mapping[str, Any]) -> Run:
   probe = make_model(256, train.length)  # refuses sizes that do not fit before any data is read
   check_mesh(probe, rules)
   make_learner = functools.partial(_learner, resolved, trains["freeze"])
-  check_batches(curriculum, train, rules, "tasks" if make_learner(probe).episodes else "batch")
+  episodic = make_learner(probe).episodes or reads_episodes(objective.fields)
+  check_batches(curriculum, train, rules, "tasks" if episodic else "batch")
   check_evaluation(resolved, rules)
   context = DataContext(train.seed, cache.folder("data"))
   corpus = plugins.bind("data", resolved["data"], "config.data")(context)
@@ -312,7 +313,8 @@ def _learner(config: Config, freeze: Any, model: Model) -> Learner:
   trained, _ = masks.split(model.shapes, freeze)
   axes = {n: model.logical_axes[n] for n in trained}
   make = plugins.bind("meta_learning", config["meta_learning"], "config.meta_learning")
-  learner: Learner = make(LearnerContext(trained, axes, tasks.map_tasks, functools.partial(tasks.like_parameters, axes)))
+  place = functools.partial(tasks.like_parameters, axes)
+  learner: Learner = make(LearnerContext(trained, axes, tasks.map_tasks, place))
   kernel = config["model"].get("attention", "auto")
   if learner.second_order and kernel not in ("auto", "xla"):
     raise ConfigError("config.model.attention", f"{kernel!r} has first derivatives only, and config.meta_learning "

@@ -106,7 +106,7 @@ def test_lora_alone_adapts_and_is_trained():
 
 @pytest.mark.parametrize(("changes", "message"), [
     (dict(train=dict(steps=4, batch_size=6, length=1)), "6 tasks do not divide over 4 devices"),
-    (dict(data=dict(name="sinusoids", support=5, query=6)), "2 does not divide the 5 of axis 'examples' of the support"),
+    (dict(data=dict(name="sinusoids", support=5, query=6)), "2 does not divide the 5 of axis .examples. of the"),
     (dict(data=dict(name="sinusoids", form="examples"), train=dict(steps=4, batch_size=8, length=1)), "serve single"),
     (dict(meta_learning=dict(name="none")), "which the data do not serve"),
     (dict(meta_learning=dict(name="mamml")), "did you mean: maml"),

@@ -1,0 +1,62 @@
+"""Few-shot classification of short synthetic documents: N topics that no other episode has, K documents of each.
+
+A topic is a distribution over words, softmax(temperature * W z) with z ~ N(0, I) drawn anew and W (vocabulary, factors)
+fixed, entries N(0, 1 / factors); a document is a bag of `words` words of its topic. Nothing can be remembered from one
+episode to the next but how words go together (W). Chance is 1 / ways; the true topics classify about 95 %.
+"""
+
+from functools import partial
+
+import numpy as np
+
+from llm_jax.core.errors import ConfigError
+from llm_jax.core.types import Batch, Plan
+from llm_jax.data.corpus import Corpus, DataContext
+from llm_jax.data.episodes import corpus, generator
+
+FIELDS = {"inputs": "(.., V) float32: share of each word, times 16", "labels": "(..,) int32: topic, 0 to ways - 1",
+          "weights": "(..,) float32: 1 if it counts"}
+
+
+def build(context: DataContext, *, ways: int = 5, shots: int = 1, query: int = 15, vocabulary: int = 200,
+          words: int = 16, factors: int = 8, temperature: float = 1.0, permute_query: bool = False,
+          eval_tasks: int = 1000) -> Corpus:
+  """Few-shot topics.
+
+  Args:
+    ways: topics in an episode.
+    shots: support documents of each.
+    query: query documents of each.
+    vocabulary: words that there are.
+    words: words in a document.
+    factors: width of what a topic is made from.
+    temperature: how far topics differ.
+    permute_query: shuffles the labels of held-out queries: accuracy must then be chance, or labels leak.
+    eval_tasks: held-out episodes.
+  """
+  for name, value in dict(ways=ways, shots=shots, query=query).items():
+    if value < 1:
+      raise ConfigError(f"config.data.{name}", f"got {value}", accepted="a whole number from 1")
+  loadings = generator("topics", vocabulary, factors).normal(size=(vocabulary, factors)) / factors**0.5
+  sampler = partial(episodes, loadings=loadings, ways=ways, shots=shots, query=query, words=words,
+                    temperature=temperature)
+  knobs = dict(ways=ways, shots=shots, query=query, vocabulary=vocabulary, words=words, factors=factors,
+               temperature=temperature, permute_query=permute_query)
+  return corpus("topics", sampler, partial(sampler, permute=permute_query), fields=FIELDS, seed=context.seed,
+                tasks=eval_tasks, knobs=knobs)
+
+
+def episodes(random: np.random.Generator, plan: Plan, *, loadings: np.ndarray, ways: int, shots: int, query: int,
+             words: int, temperature: float, permute: bool = False) -> Batch:
+  """plan.batch episodes; documents of a topic are drawn independently, support and query in mixed order."""
+  T, V = plan.batch, len(loadings)
+  scores_TNV = temperature * random.normal(size=(T, ways, loadings.shape[1])) @ loadings.T
+  topics_TNV = np.exp(scores_TNV - scores_TNV.max(-1, keepdims=True))
+  topics_TNV /= topics_TNV.sum(-1, keepdims=True)
+  def part(each: int, shuffle_labels: bool) -> Batch:
+    labels = random.permuted(np.tile(np.repeat(np.arange(ways), each), (T, 1)), axis=1)
+    counts = random.multinomial(words, np.take_along_axis(topics_TNV, labels[..., None], axis=1))
+    labels = random.permuted(labels, axis=1) if shuffle_labels else labels
+    return {"inputs": (counts * (16.0 / words)).astype(np.float32).reshape(T, ways * each, V),
+            "labels": labels.astype(np.int32), "weights": np.ones(labels.shape, np.float32)}
+  return {"support": part(shots, False), "query": part(query, permute)}
