@@ -201,8 +201,8 @@ def tokenizer(folder: pathlib.Path) -> Iterator[str]:
     yield from (f"{what} of {text!r} differ" for what, (got, want) in checks.items() if got != want)
 
 
-def check(folder: pathlib.Path) -> list[str]:
-  """What is wrong with a case; [] when it agrees."""
+def check(folder: pathlib.Path, keep: pathlib.Path | None = None) -> list[str]:
+  """What is wrong with a case; [] when it agrees. `keep`: where to leave a saved folder for read_back.py."""
   if (folder / "encodings.json").is_file():
     return list(tokenizer(folder))
   if not (folder / "config.json").is_file():
@@ -213,6 +213,8 @@ def check(folder: pathlib.Path) -> list[str]:
     return [f"architecture {kind} is not supported yet"]
   case = Case(folder)
   model, params, _ = hub.load(folder)
+  if keep is not None:
+    hub.save(keep / case.name, model, params, max_shard_bytes=60_000)
   found, grads = outputs(case, model, params)
   return [*differences(case, found), *gradients(case, model, grads), *generation(case, model, params),
           *older_config(case), *round_trip(case, model, params)]
@@ -230,6 +232,7 @@ def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument("folder", type=pathlib.Path)
   parser.add_argument("--only", help="comma-separated prefixes of case names")
+  parser.add_argument("--save", type=pathlib.Path, help="leave saved folders here, for read_back.py")
   arguments = parser.parse_args()
   jax.config.update("jax_disable_most_optimizations", True)  # numbers are compared, not speed
   failed = 0
@@ -237,7 +240,7 @@ def main() -> None:
   for folder in found:
     start = time.time()
     try:
-      problems = check(folder)
+      problems = check(folder, arguments.save)
     except (LlmJaxError, LookupError, AttributeError, TypeError, ValueError) as e:
       problems = [f"{type(e).__name__}: {e}"]
     failed += bool(problems)

@@ -1,0 +1,54 @@
+"""The convert door: folders and workdirs into each other, with equal weights, and mistakes named in a line."""
+
+import jax
+import numpy as np
+import pytest
+
+from llm_jax import convert, doors, hub, pretrained
+from llm_jax.data.tokenizers.bytes import ByteTokenizer
+from llm_jax.models import decoder
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+  folder = tmp_path_factory.mktemp("source")
+  tokenizer = ByteTokenizer(("eod",))
+  model = decoder.build(tokenizer.vocab_size, 16, variant="debug", width=16, hidden=24, depth=2, heads=2, head_width=8)
+  hub.save(folder, model, model.init(jax.random.key(0)), tokenizer)
+  return folder
+
+
+def door(capsys, *arguments):
+  """(exit code, output) of `python -m llm_jax.convert ARGUMENTS`."""
+  with pytest.raises(SystemExit) as stopped:
+    doors.run(convert.main, convert.define, ["convert", *map(str, arguments)])
+  captured = capsys.readouterr()
+  return stopped.value.code, captured.out + captured.err
+
+
+def test_a_folder_is_written_again_and_checked(source, tmp_path, capsys):
+  code, said = door(capsys, f"--from={source}", f"--to={tmp_path / 'half'}", "--dtype=bfloat16", "--check")
+  assert code == 0 and "DIFFERENT" not in said and said.count(" equal ") >= 3
+  assert (tmp_path / "half" / "tokenizer.json").is_file()
+
+
+def test_a_folder_becomes_a_workdir_and_a_folder_again(source, tmp_path, capsys):
+  code, said = door(capsys, f"--from={source}", f"--to={tmp_path / 'run'}", "--format=workdir", "--check")
+  assert code == 0, said
+  _, params, tokenizer = pretrained.from_workdir(tmp_path / "run")
+  _, want, _ = hub.load(source)
+  assert all(np.array_equal(params[n], want[n]) for n in want) and tokenizer.decode(tokenizer.encode("text")) == "text"
+  code, said = door(capsys, f"--from={tmp_path / 'run'}", f"--to={tmp_path / 'back'}")
+  assert code == 0, said
+  assert (tmp_path / "back" / "model.safetensors").read_bytes() == (source / "model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("arguments, named", [
+    (["--from=/nowhere", "--to=x"], "--from"), (["--to=x"], "--from"), (["--from=SOURCE"], "--to"),
+    (["--from=SOURCE", "--to=SOURCE"], "--to"), (["--from=SOURCE", "--to=TARGET", "--dtype=int4"], "dtype"),
+    (["--from=SOURCE", "--to=TARGET", "--config.x=1"], "--config.x"),
+])
+def test_mistakes_are_named(source, tmp_path, capsys, arguments, named):
+  given = [a.replace("SOURCE", str(source)).replace("TARGET", str(tmp_path / "target")) for a in arguments]
+  code, said = door(capsys, *given)
+  assert code == 2 and named in said and "Traceback" not in said

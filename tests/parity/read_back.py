@@ -1,0 +1,53 @@
+"""Reads folders that this project saved with transformers: `python tests/parity/read_back.py SAVED RECORDED`.
+
+SAVED holds what `compare.py RECORDED --save SAVED` left. Every tensor has to be a parameter there, none may be missing,
+and all have to equal those of the recorded folder by name, as have the outputs. Needs torch and transformers. Prints a
+row per case; exits 1 if any failed.
+"""
+
+import json
+import pathlib
+import sys
+
+import torch
+import transformers
+
+
+def read(folder: pathlib.Path) -> tuple[torch.nn.Module, list[str]]:
+  """The model of a folder and the names that were missing or unexpected."""
+  architecture = json.loads((folder / "config.json").read_text())["architectures"][0]
+  model, report = getattr(transformers, architecture).from_pretrained(
+      folder, output_loading_info=True, attn_implementation="eager")
+  return model.eval(), [*report["missing_keys"], *report["unexpected_keys"], *report["mismatched_keys"]]
+
+
+@torch.no_grad()
+def check(saved: pathlib.Path, recorded: pathlib.Path) -> list[str]:
+  """What differs; [] when nothing does."""
+  (ours, problems), (theirs, _) = read(saved), read(recorded)
+  got, want = ours.state_dict(), theirs.state_dict()
+  if got.keys() != want.keys():
+    return [*problems, f"names differ: {sorted(got.keys() ^ want.keys())[:3]}"]
+  problems = [*problems, *(f"{n} differs" for n in want if not torch.equal(got[n], want[n]))]
+  ids = torch.arange(5, 14)[None]
+  if type(ours) is not type(theirs) or not torch.equal(ours(ids)[0], theirs(ids)[0]):
+    problems.append("outputs differ")
+  return problems
+
+
+def main() -> None:
+  transformers.logging.set_verbosity_error()
+  transformers.logging.disable_progress_bar()
+  saved, recorded = map(pathlib.Path, sys.argv[1:])
+  failed = 0
+  names = sorted(p.name for p in saved.iterdir())
+  for name in names:
+    problems = check(saved / name, recorded / name)
+    failed += bool(problems)
+    print(f"{name:28s} {'FAILED' if problems else 'ok'}", *problems[:4], flush=True)
+  print(f"{len(names) - failed} passed, {failed} failed")
+  sys.exit(1 if failed or not names else 0)
+
+
+if __name__ == "__main__":
+  main()
