@@ -32,7 +32,8 @@ lint: $(VENV)/.installed-test
 # Writes reference outputs with PyTorch, in an environment of its own, and compares every case.
 parity: $(VENV)/.installed-test $(TORCH_VENV)/.installed
 	$(TORCH_VENV)/bin/python tests/parity/generate.py $(REFERENCES) --seed $${SEED:-0}
-	$(BIN)/python tests/parity/compare.py $(REFERENCES)
+	$(BIN)/python tests/parity/compare.py $(REFERENCES) --save build/parity_saved
+	$(TORCH_VENV)/bin/python tests/parity/read_back.py build/parity_saved $(REFERENCES)
 
 $(VENV)/.made:
 	@test -n "$(PYTHON)" || { echo "error: Python 3.11 or 3.12 is needed; none is on the PATH (set PYTHON=...)"; exit 2; }
