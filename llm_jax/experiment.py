@@ -252,8 +252,7 @@ def build(config: Mapping[str, Any]) -> Run:
   probe = make_model(256, train.length)  # refuses sizes that do not fit before any data is read
   check_mesh(probe, rules)
   make_learner = functools.partial(_learner, resolved, trains["freeze"])
-  episodic = make_learner(probe).episodes or reads_episodes(objective.fields)
-  check_batches(curriculum, train, rules, "tasks" if episodic else "batch")
+  check_batches(curriculum, train, rules, batch_axis(make_learner(probe), objective))
   check_evaluation(resolved, rules)
   context = DataContext(train.seed, cache.folder("data"))
   corpus = plugins.bind("data", resolved["data"], "config.data")(context)
@@ -344,6 +343,12 @@ def reads_episodes(fields: Iterable[str]) -> bool:
   return any(f.startswith("support.") for f in fields)
 
 
+def batch_axis(learner: Learner, objective: Objective) -> str:
+  """What Plan.batch counts: rows, or tasks where whole batches are episodes."""
+  episodic = learner.episodes and not getattr(learner, "mixes", False)
+  return "tasks" if episodic or reads_episodes(objective.fields) else "batch"
+
+
 def check_data(corpus: Corpus, objective: Objective, learner: Learner, curriculum: Curriculum,
                rules: ShardingRules) -> None:
   """The data must serve what objective and learner read, in sizes that the mesh divides.
@@ -357,13 +362,14 @@ def check_data(corpus: Corpus, objective: Objective, learner: Learner, curriculu
   if learner.episodes and not reads_episodes(served):
     raise ConfigError("config.meta_learning", "this learner adapts to episodes of a support and a query set, and the "
                       "data serve single examples", accepted="'none', or data that serve episodes")
+  wanted |= set(objective.fields) if getattr(learner, "mixes", False) else set()
   if missing := wanted - served:
     raise ConfigError("config.objective", f"reads {', '.join(sorted(missing))}, which the data do not serve",
                       accepted=f"an objective over {', '.join(sorted(served))}")
   if learner.episodes:
     batch = corpus.train.take(0, curriculum.plan(0, curriculum.init()))
     for part in ("support", "query"):
-      rules.sharding((None, "examples"), jax.tree.leaves(batch[part])[0].shape, f"the {part} set")
+      rules.sharding(("tasks", "examples"), jax.tree.leaves(batch[part])[0].shape, f"the {part} set")
 
 
 def check_batches(curriculum: Curriculum, train: settings.Train, rules: ShardingRules, axis: str = "batch") -> None:
