@@ -50,7 +50,8 @@ class Attention(nnx.Module):
     return (constrain(q, "batch", "length", "heads", "head"), constrain(k, "batch", "length", "kv_heads", "head"),
             constrain(v, "batch", "length", "kv_heads", "head"))
 
-  def attend(self, q: jax.Array, k: jax.Array, v: jax.Array, visibility: Visibility, key: jax.Array | None = None) -> jax.Array:
+  def attend(self, q: jax.Array, k: jax.Array, v: jax.Array, visibility: Visibility,
+             key: jax.Array | None = None) -> jax.Array:
     """Through the door -> (B, L, H, K)."""
     o = self.options
     return attend(q, k, v, visibility, scale=o.scale, soft_cap=o.soft_cap, dropout_rate=o.dropout, key=key,
