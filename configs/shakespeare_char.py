@@ -7,8 +7,8 @@
 Published validation losses: 1.88 (cpu: 4 layers of width 128, 2,000 steps of 12 x 64), 1.4697 (gpu: 6 layers of width
 384, 5,000 steps of 64 x 256, dropout 0.2). https://github.com/karpathy/nanoGPT
 
-Measured here on a CPU, over the whole held-out tenth instead of random batches: 1.8046 with the peak of 2e-3 below; 1.8988
-with nanoGPT's own 1e-3.
+Measured here on a CPU, over the whole held-out tenth instead of random batches: 1.8046 with the peak of 2e-3 below;
+1.8988 with nanoGPT's own 1e-3.
 """
 
 from ml_collections import ConfigDict
@@ -28,7 +28,8 @@ def get_config(arg: str = "cpu") -> ConfigDict:
   c.sample = dict(every=1_000, prompts=["\n"], tokens=200)
   if arg == "gpu":
     c.optimizer.peak = 1e-3
-    c.model = dict(name="gpt", variant="124m", depth=6, heads=6, width=384, positions=256, dropout=0.2, dtype="bfloat16")
+    c.model = dict(name="gpt", variant="124m", depth=6, heads=6, width=384, positions=256, dropout=0.2,
+                   dtype="bfloat16")
     c.train = dict(steps=5_000, batch_size=64, length=256, seed=1337)
   elif arg == "debug":
     c.train = dict(steps=20, batch_size=4, length=32)

@@ -1,7 +1,7 @@
 """What every door (`python -m llm_jax.train`, evaluate, generate, ...) does before and after its own work.
 
-Reads `--config=FILE[:arg] --config.key=value --workdir=DIR` and the door's absl flags, sets up the process before jax is
-imported, and turns an error the user can act on into a few lines and an exit code. Anything left over on the command
+Reads `--config=FILE[:arg] --config.key=value --workdir=DIR` and the door's absl flags, sets up the process before jax
+is imported, and turns an error the user can act on into a few lines and an exit code. Anything left over on the command
 line is an error: `config.lr=1` without its dashes is never ignored.
 """
 

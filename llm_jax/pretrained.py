@@ -57,7 +57,8 @@ def check_fits(params: Mapping[str, Any], model: Model, source: str) -> None:
                           f"{model.shapes[n].shape} ({len(wrong)} such)")
 
 
-def from_workdir(workdir: pathlib.Path, *, step: int | None = None, ema: bool = False, key: str = "--workdir") -> Trained:
+def from_workdir(workdir: pathlib.Path, *, step: int | None = None, ema: bool = False,
+                 key: str = "--workdir") -> Trained:
   """The model of a run with the weights of a checkpoint, and its tokenizer; the run's data is not needed.
 
   Args:

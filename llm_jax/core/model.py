@@ -18,7 +18,6 @@ from flax import nnx
 from llm_jax.core.names import difference
 from llm_jax.core.types import Extra, Key, Params
 
-
 EXTRA = ("meta.", "reference.")  # beginnings of names of arrays that no network reads, see `Model.with_extras`
 
 

@@ -47,7 +47,7 @@ class Loss(NamedTuple):
   metrics: Metrics
 
 
-LossFn = Callable[[Params, Batch, Key | None], tuple[jax.Array, Loss]]  # (loss.total, loss): shaped for jax.grad(has_aux=True)
+LossFn = Callable[[Params, Batch, Key | None], tuple[jax.Array, Loss]]  # (loss.total, loss), for jax.grad
 GradFn = Callable[[Params, Batch, Key], tuple[Loss, Params]]  # gradient of loss.total
 Weighting = Callable[[Losses, Knobs], Loss]
 
@@ -71,8 +71,11 @@ class Learner(Protocol):
   differentiates through gradients; extras: what it trains beside the model.
   """
 
-  episodes: bool
-  second_order: bool
+  @property
+  def episodes(self) -> bool: ...
+
+  @property
+  def second_order(self) -> bool: ...
 
   @property
   def extras(self) -> Mapping[str, Extra]: ...

@@ -74,10 +74,10 @@ class Rules:
 class Corpus:
   """Prepared data.
 
-  tokenizer: None if the data are no text; train: serves batches for ever; evals: one exact pass each, 'validation' and with several domains
-  'validation/<domain>'; fingerprint: changes when data, tokenizer or rules change, not with the seed; description: text
-  of a few lines: what, and documents, tokens and bytes by split and domain; bad_report: file:line and reason of skipped
-  rows, or None.
+  tokenizer: None if the data are no text; train: serves batches for ever; evals: one exact pass each, 'validation' and,
+  with several domains, 'validation/<domain>'; fingerprint: changes when data, tokenizer or rules change, not with the
+  seed; description: text of a few lines: what, and documents, tokens and bytes by split and domain; bad_report:
+  file:line and reason of skipped rows, or None.
   """
 
   tokenizer: tokenizers.Tokenizer | None

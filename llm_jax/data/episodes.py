@@ -1,7 +1,7 @@
 """Episodes: many small tasks, each with examples to adapt on (support) and other examples to be judged by (query).
 
 A batch of step s is a pure function of (seed, s, plan): {'support': {field: (T, S, ...)}, 'query': {field: (T, Q,
-...)}} with T = plan.batch tasks. Data plug-ins for families of tasks give a `sampler`, and this file makes sources of it.
+...)}} with T = plan.batch tasks. Data plug-ins for families of tasks give a `sampler`; this file makes sources of it.
 """
 
 import dataclasses

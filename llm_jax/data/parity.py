@@ -1,8 +1,8 @@
 """k-parity with mixed inputs: y is the product of k of d signs, x is sparse or dense (Abbe, Cornacchia, Lotfi 2023).
 
 Two domains. `dense`: every sign is -1 with probability 1/2; `sparse`: with probability p, so that x is mostly +1 and
-each of the k signs shows on its own. Which domain a row is from is the mixture's business: the same mixture in another order
-is another curriculum. Held-out rows are dense, and sparse apart.
+each of the k signs shows on its own. Which domain a row is from is the mixture's business: the same mixture in another
+order is another curriculum. Held-out rows are dense, and sparse apart.
 """
 
 import dataclasses

@@ -1,1 +1,1 @@
-"""NNX blocks that carry logical axis names. The residual stream's dtype is the compute dtype; parameters are float32."""
+"""NNX blocks that carry logical axis names. The residual stream's dtype is the compute dtype, parameters float32."""

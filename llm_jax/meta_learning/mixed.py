@@ -13,7 +13,7 @@ import jax
 
 from llm_jax.core import plugins
 from llm_jax.core.errors import ConfigError
-from llm_jax.core.types import Batch, Extra, GradFn, Key, Learner, Loss, LossFn, Params
+from llm_jax.core.types import Batch, Extra, GradFn, Key, Loss, LossFn, Params
 from llm_jax.meta_learning.context import KEY, Context
 from llm_jax.meta_learning.none import Supervised
 
@@ -26,7 +26,7 @@ class Mixed:
 
   meta: Any
   probability: float
-  supervised: Learner = dataclasses.field(default_factory=Supervised)
+  supervised: Supervised = Supervised()
   episodes: bool = True
   mixes: bool = True  # reads plain rows too
 

@@ -1,5 +1,5 @@
-"""What a run is planned to do, step by step: learning rate, length, batch, competence, mixture, knobs. Needs no data and
-no devices: only the schedule of the learning rate and the curriculum's plans. schedule_figure.py draws it."""
+"""What a run is planned to do, step by step: learning rate, length, batch, competence, mixture, knobs. Needs no data
+and no devices: only the schedule of the learning rate and the curriculum's plans. schedule_figure.py draws it."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
