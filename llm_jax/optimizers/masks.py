@@ -34,7 +34,8 @@ def decayed(axes: Mapping[str, Axes], exclude: str | Iterable[str] | None, key: 
   """
   if exclude is not None:
     return frozenset(axes) - select(axes, exclude, key)
-  return frozenset(n for n, a in axes.items() if leaf_name(n) not in VECTORS and len(a) - batch_axes(a) >= 2)
+  return frozenset(n for n, a in axes.items() if leaf_name(n) not in VECTORS and len(a) - batch_axes(a) >= 2
+                   and not n.startswith("meta."))  # a learned rate that decays would stop the inner loop
 
 
 def split(params: Mapping[str, T], freeze: str | Iterable[str] = (), key: str = "config.optimizer.freeze"
