@@ -34,7 +34,7 @@ def initial(source: str, model: Model, key: str = "--init_from") -> dict[str, An
     raise ConfigError(key, f"no such folder {source!r}", accepted="the workdir of a run, or a Hugging Face folder")
   if is_workdir(path):
     found = load_params(path / "checkpoints", frozen=True)
-    params: Mapping[str, jax.Array] = {**found.params, **found.frozen}
+    params: Mapping[str, jax.Array] = own({**found.params, **found.frozen})
   elif (path / "config.json").is_file():
     from llm_jax import hub
 
@@ -44,6 +44,11 @@ def initial(source: str, model: Model, key: str = "--init_from") -> dict[str, An
                       accepted="the workdir of a run, or a Hugging Face folder")
   check_fits(params, model, source)
   return dict(params)
+
+
+def own(params: Mapping[str, Any]) -> dict[str, Any]:
+  """The network's own arrays, without what a learner or a reference model of a curriculum added to the state."""
+  return {n: p for n, p in params.items() if not n.startswith(EXTRA)}
 
 
 def check_fits(params: Mapping[str, Any], model: Model, source: str) -> None:
@@ -74,7 +79,7 @@ def from_workdir(workdir: pathlib.Path, *, step: int | None = None, ema: bool = 
   tokenizer = tokenizers.load(workdir / "tokenizer")
   model = plugins.bind("models", config["model"], "config.model")(tokenizer.vocab_size, config["train"]["length"])
   found = load_params(workdir / "checkpoints", step=step, ema=ema, frozen=True)
-  params = {n: p for n, p in {**found.params, **found.frozen}.items() if not n.startswith(EXTRA)}
+  params = own({**found.params, **found.frozen})
   if config.get("peft") is not None:
     params = plugins.bind("peft", config["peft"], "config.peft")().merge(params)
   check_fits(params, model, str(workdir))

@@ -17,7 +17,7 @@ SYNONYM = "did you mean: config.optimizer.peak"
 MISTAKES: dict[str, tuple[list[str], list[str]]] = {
     # Typos, at any depth.
     "typo of a section": (["--config.optimiser.peak=1"], ["config.optimiser", "did you mean: config.optimizer.peak"]),
-    "unknown section": (["--config.zzz=1"], ["config.zzz", "unknown key", "model, data"]),
+    "unknown section": (["--config.zzz=1"], ["config.zzz", "unknown key", "model, peft, data"]),
     "typo of a model knob": (["--config.model.widht=8"], ["config.model.widht", "did you mean: config.model.width"]),
     "typo of a data knob": (["--config.data.pakking=pad"], ["config.data.pakking", "config.data.packing"]),
     "typo of a tokenizer knob": (["--config.data.tokenizer.name=sentencepiece", "--config.data.tokenizer.vocab=300"],
