@@ -13,11 +13,16 @@ FACTOR = {"a": 0.5, "b": 2.0}
 
 
 def call(block, carry, index, kind, extra):
-  return jnp.tanh(carry @ block["w"]) * FACTOR[kind] + index + (0.0 if extra is None else extra)
+  return jnp.tanh(carry @ block["w"]) * FACTOR[kind] + index / 10 + (0.0 if extra is None else extra)
+
+
+def weights(layers):
+  """Small enough that tanh is not saturated, where its gradient would be rounding."""
+  return 0.3 * jax.random.normal(jax.random.key(0), (layers, 4, 4))
 
 
 def ran(kinds, **settings):
-  blocks = {"w": jax.random.normal(jax.random.key(0), (len(kinds), 4, 4))}
+  blocks = {"w": weights(len(kinds))}
   run = lambda blocks: stack.run(blocks, jnp.ones((2, 4)), call, kinds=kinds, collect=lambda c: c, **settings)
   loss = lambda blocks: jnp.square(run(blocks)[0]).sum()
   return *run(blocks), jax.grad(loss)(blocks)["w"]
@@ -32,7 +37,7 @@ def test_every_way_to_run_the_layers_gives_the_loop(kinds, settings):
   x = jnp.ones((2, 4))
   for i, kind in enumerate(kinds):
     np.testing.assert_allclose(kept[i], x, rtol=1e-5)
-    x = call({"w": jax.random.normal(jax.random.key(0), (len(kinds), 4, 4))[i]}, x, i, kind, extras[i])
+    x = call({"w": weights(len(kinds))[i]}, x, i, kind, extras[i])
   np.testing.assert_allclose(want, x, rtol=1e-5)
   for a, b in zip(ran(kinds, per_layer=extras, **settings), (want, kept, grads), strict=True):
     np.testing.assert_allclose(np.asarray(a), np.asarray(b), rtol=1e-5, atol=1e-5)
