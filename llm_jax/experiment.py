@@ -193,10 +193,9 @@ class Run:
     rows = rows_of_host(plan.batch, jax.process_index(), jax.process_count())
     found: dict[str, float] = {}
     for name, data in self.corpus.evals.items():
-      part = name.partition("/")[2]
       values = evaluation_loss.evaluate(self.compiled_eval_step, params, frozen, data, self.put, plan, rows,
                                         section.batches)
-      found |= {f"{room}/{metric}" + (f"/{part}" if part else ""): v for metric, v in values.items()}
+      found |= {evaluation_name(room, metric, name): v for metric, v in values.items()}
     return found
 
   @functools.cached_property
@@ -209,9 +208,8 @@ class Run:
       with use(self.rules):
         measured = jax.eval_shape(self.eval_step, state.params, state.frozen, self._fields(data.take(0, plan)))
       names = {*measured, *evaluation_loss.derived(0.0, data.bytes_per_token)}
-      part = name.partition("/")[2]
-      found |= {f"{room}/{n}" + (f"/{part}" if part else "")
-                for n in names for room in (("eval", "eval_ema") if self.ema else ("eval",))}
+      rooms = ("eval", "eval_ema") if self.ema else ("eval",)
+      found |= {evaluation_name(room, n, name) for n in names for room in rooms}
     return frozenset(found)
 
   def bits_per_byte(self) -> float | None:
@@ -225,6 +223,12 @@ class Run:
   def identity(self) -> dict[str, Any]:
     """What a resume compares: the resolved config and the data's fingerprint."""
     return {**self.config, "fingerprint": self.corpus.fingerprint}
+
+
+def evaluation_name(room: str, metric: str, evaluation_set: str) -> str:
+  """'eval/loss' of the set 'validation', 'eval/loss/code' of 'validation/code'."""
+  part = evaluation_set.partition("/")[2]
+  return f"{room}/{metric}" + (f"/{part}" if part else "")
 
 
 def build(config: Mapping[str, Any]) -> Run:

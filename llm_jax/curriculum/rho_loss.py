@@ -10,9 +10,8 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from llm_jax.core.errors import ConfigError
 from llm_jax.core.types import Curriculum, Knobs, Loss, Losses, Plan
-from llm_jax.curriculum import pacing as pacings
+from llm_jax.curriculum import kept_share
 from llm_jax.curriculum.pacing import Pacing
 from llm_jax.curriculum.weighing import example_losses, ranks, targets, weighted
 
@@ -50,8 +49,5 @@ def build(steps: int, batch: int, length: int, *, reference: str, share: float =
   Raises:
     ConfigError: a share out of range.
   """
-  first = share if start is None else start
-  if not (0 < share <= 1 and 0 < first <= 1):
-    raise ConfigError("config.curriculum.share", f"shares from {first:g} to {share:g}", accepted="above 0, at most 1")
-  how = pacings.build(pacing, start=first, end=share, until=until, steps=steps, key="config.curriculum.pacing")
+  how = kept_share.paced(pacing, share=share, start=start, until=until, steps=steps)
   return RhoLoss(batch, length, how, reference)
