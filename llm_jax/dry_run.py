@@ -61,11 +61,7 @@ def _memory(run: Any, compile: bool) -> str:
 
 def compiled_memory(run: Any) -> Any:
   """XLA's memory analysis of the compiled step; None where the backend gives none."""
-  plan = run.curriculum.plan(0, run.curriculum.init())
-  rows = run._fields(run.corpus.train.take(0, plan))
-  batch = jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), rows, run.batch_shardings(rows))
-  knobs = {n: jax.ShapeDtypeStruct((), np.float32) for n in plan.knobs}
-  return run.compiled_step.lower(run.abstract_state, batch, knobs).compile().memory_analysis()
+  return run.lowered().compile().memory_analysis()
 
 
 def peak_bytes(found: Any) -> int:

@@ -1,0 +1,94 @@
+"""What is asked of a run at launch, before anything compiles: do its parts fit each other, the data and the mesh?
+
+Every check answers with the key, both numbers or the nearest name, and what would be accepted.
+"""
+
+import math
+from collections.abc import Iterable
+
+import jax
+
+from llm_jax.core.config import Config
+from llm_jax.core.errors import ConfigError, unknown_name
+from llm_jax.core.model import Model
+from llm_jax.core.types import Curriculum, Learner, Objective
+from llm_jax.data.corpus import Corpus
+from llm_jax.parallel.rules import ShardingRules
+from llm_jax.run import Run
+from llm_jax.training import settings
+
+
+def reads_episodes(fields: Iterable[str]) -> bool:
+  """Whether these fields are those of episodes: 'support.tokens', 'query.tokens'."""
+  return any(f.startswith("support.") for f in fields)
+
+
+def batch_axis(learner: Learner, objective: Objective) -> str:
+  """What Plan.batch counts: rows, or tasks where whole batches are episodes."""
+  episodic = learner.episodes and not getattr(learner, "mixes", False)
+  return "tasks" if episodic or reads_episodes(objective.fields) else "batch"
+
+
+def check_data(corpus: Corpus, objective: Objective, learner: Learner, curriculum: Curriculum,
+               rules: ShardingRules) -> None:
+  """The data must serve what objective and learner read, in sizes that the mesh divides.
+
+  Raises:
+    ConfigError: naming what is missing, or the two numbers.
+  """
+  served = set(corpus.train.fields)
+  wanted = {f"{part}.{f}" for part in ("support", "query") for f in objective.fields} if learner.episodes else set(
+      objective.fields)
+  if learner.episodes and not reads_episodes(served):
+    raise ConfigError("config.meta_learning", "this learner adapts to episodes of a support and a query set, and the "
+                      "data serve single examples", accepted="'none', or data that serve episodes")
+  wanted |= set(objective.fields) if getattr(learner, "mixes", False) else set()
+  if missing := wanted - served:
+    raise ConfigError("config.objective", f"reads {', '.join(sorted(missing))}, which the data do not serve",
+                      accepted=f"an objective over {', '.join(sorted(served))}")
+  if learner.episodes:
+    batch = corpus.train.take(0, curriculum.plan(0, curriculum.init()))
+    for part in ("support", "query"):
+      rules.sharding(("tasks", "examples"), jax.tree.leaves(batch[part])[0].shape, f"the {part} set")
+
+
+def check_batches(curriculum: Curriculum, train: settings.Train, rules: ShardingRules, axis: str = "batch") -> None:
+  """Every planned batch must split into micro-batches and those over the devices.
+
+  Raises:
+    ConfigError: with the numbers that do not divide.
+  """
+  axes = rules.table[axis]
+  names = (axes,) if isinstance(axes, str) else axes or ()
+  ways = math.prod(rules.mesh.shape[a] for a in names)
+  what = "examples" if axis == "batch" else axis
+  for batch, _ in sorted(curriculum.shapes()):
+    if batch % (ways * train.accumulate):
+      micro = f" x {train.accumulate} micro-batches" if train.accumulate > 1 else ""
+      raise ConfigError("config.train.batch_size", f"{batch} {what} do not divide over {ways} devices "
+                        f"({' x '.join(names)}){micro}", accepted=f"a multiple of {ways * train.accumulate}")
+
+
+def check_evaluation(config: Config, rules: ShardingRules) -> None:
+  """Raises ConfigError if the devices do not divide the evaluation's own batch."""
+  size = config["evaluation"]["batch_size"]
+  if size is not None:
+    ways = math.prod(rules.mesh.shape[a] for a in rules.table["batch"] or ())
+    if size % ways:
+      raise ConfigError("config.evaluation.batch_size", f"{size} examples do not divide over {ways} devices "
+                        "(data x fsdp)", accepted=f"a multiple of {ways}")
+
+
+def check_watched(run: Run) -> None:
+  """Raises ConfigError if a metric that decides something (best checkpoint, early stopping) is never measured."""
+  stopping = run.config["early_stopping"]
+  watched = {"config.checkpoint.best": run.config["checkpoint"]["best"],
+             "config.early_stopping.metric": None if stopping is None else stopping["metric"]}
+  for key, name in watched.items():
+    if name not in (None, "eval/loss") and name not in run.evaluation_names:
+      raise unknown_name(key, name, sorted(run.evaluation_names), what="evaluation metric")
+
+
+def check_mesh(model: Model, rules: ShardingRules) -> None:
+  """Raises ConfigError if a parameter cannot be split as the mesh asks."""
+  rules.for_params(model.logical_axes, model.shapes)
