@@ -35,6 +35,9 @@ class RegressionTransformerConfig:
 # Garg et al.'s released sizes.
 VARIANTS = {"tiny": dict(width=64, depth=3, heads=2), "small": dict(width=128, depth=6, heads=4),
             "standard": dict(width=256, depth=12, heads=8)}
+# Uniform within 1 / sqrt(inputs), as the released code leaves its two outer maps. From a deviation of 0.02, as inside,
+# points are no larger than positions, and 6,000 steps at 8 dimensions stay above an error of 0.89.
+OUTER = jax.nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
 class RegressionTransformer(nnx.Module):
@@ -42,11 +45,11 @@ class RegressionTransformer(nnx.Module):
 
   def __init__(self, rngs: nnx.Rngs, config: RegressionTransformerConfig):
     self.config = config
-    self.read_in = Linear(rngs, {"labels": config.inputs}, {"embed": config.width})
+    self.read_in = Linear(rngs, {"labels": config.inputs}, {"embed": config.width}, init=OUTER)
     self.positions = Embedding(rngs, config.positions, config.width, axis="positions")
     self.blocks = stack(lambda r: _block(r, config), config.depth, rngs)
     self.final_norm = LayerNorm(rngs, config.width)
-    self.read_out = Linear(rngs, {"embed": config.width}, {"labels": 1})
+    self.read_out = Linear(rngs, {"embed": config.width}, {"labels": 1}, init=OUTER)
 
   def __call__(self, inputs: jax.Array, targets: jax.Array, *, key: jax.Array | None = None) -> Output:
     """inputs (B, L, I) points, targets (B, L) -> scores (B, L): the prediction of each target before it is seen."""
