@@ -83,6 +83,7 @@ def build(config: Mapping[str, Any]) -> Run:
   make_model = lambda vocab_size, length: adapted(make_base(vocab_size, length), peft)
   trains = trained_section(resolved["optimizer"], peft)
   probe = make_model(256, train.length)  # refuses sizes that do not fit before any data is read
+  launch_checks.check_pair(probe, objective, (resolved["model"]["name"], resolved["objective"]["name"]))
   launch_checks.check_mesh(probe, rules)
   make_learner = functools.partial(_learner, resolved, trains["freeze"])
   launch_checks.check_batches(curriculum, train, rules, launch_checks.batch_axis(make_learner(probe), objective))
@@ -94,6 +95,8 @@ def build(config: Mapping[str, Any]) -> Run:
   model = make_model(corpus.vocab_size, train.length)
   learner = make_learner(model)
   launch_checks.check_data(corpus, objective, learner, curriculum, rules)
+  if corpus.tokenizer is not None:
+    objective = objective.for_tokenizer(corpus.tokenizer)
   reference = scoring.reference_of(curriculum, corpus)
   model = model.with_extras(learner.extras).with_extras(scoring.as_extras(reference))
   optimizer = chain.build_optimizer(scoring.freezing(trains, reference), model.shapes, train.steps,

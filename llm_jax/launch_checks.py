@@ -11,6 +11,7 @@ import jax
 from llm_jax.core.config import Config
 from llm_jax.core.errors import ConfigError, unknown_name
 from llm_jax.core.model import Model
+from llm_jax.core.offers import OFFERS
 from llm_jax.core.types import Curriculum, Learner, Objective
 from llm_jax.data.corpus import Corpus
 from llm_jax.parallel.rules import ShardingRules
@@ -27,6 +28,20 @@ def batch_axis(learner: Learner, objective: Objective) -> str:
   """What Plan.batch counts: rows, or tasks where whole batches are episodes."""
   episodic = learner.episodes and not getattr(learner, "mixes", False)
   return "tasks" if episodic or reads_episodes(objective.fields) else "batch"
+
+
+def check_pair(model: Model, objective: Objective, names: tuple[str, str]) -> None:
+  """The model must offer all that the objective needs; names: of the model's and the objective's plug-in.
+
+  Raises:
+    ConfigError: naming what the model lacks.
+  """
+  if missing := [need for need in objective.needs if need not in model.offers]:
+    lacks = "; ".join(f"{need!r} ({OFFERS[need]})" for need in missing)
+    offers = ", ".join(sorted(model.offers)) or "nothing"
+    raise ConfigError("config.objective",
+                      f"{names[1]!r} needs a model that offers {lacks}; {names[0]!r} offers {offers}",
+                      accepted="a pair of the table of models and objectives in README.md")
 
 
 def check_data(corpus: Corpus, objective: Objective, learner: Learner, curriculum: Curriculum,

@@ -8,7 +8,7 @@ parameter is an error and never a silent permutation.
 import contextvars
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from llm_jax.core.names import difference
+from llm_jax.core.offers import offered
 from llm_jax.core.types import Extra, Key, Params
 
 EXTRA = ("meta.", "reference.")  # beginnings of names of arrays that no network reads, see `Model.with_extras`
@@ -33,7 +34,8 @@ class Model:
   """A network as pure functions. Make one with `Model.from_module`.
 
   shapes: {name: ShapeDtypeStruct}; logical_axes: {name: one logical axis name or None per dimension}; stacked layers
-  have 'layers' in front. config: the architecture's own frozen config dataclass.
+  have 'layers' in front. config: the architecture's own frozen config dataclass. offers: what it can be trained for, in
+  the words of core/offers.py.
   """
 
   make: Callable[[nnx.Rngs], nnx.Module]
@@ -43,10 +45,12 @@ class Model:
   _names: tuple[str, ...]  # in the order of the template's leaves
   _treedef: Any
   extras: Mapping[str, Extra] = dataclasses.field(default_factory=dict)
+  offers: frozenset[str] = frozenset()
 
   @staticmethod
-  def from_module(make: Callable[[nnx.Rngs], nnx.Module], config: Any = None) -> "Model":
-    """Traces `make(nnx.Rngs)` once, abstractly; no array is allocated."""
+  def from_module(make: Callable[[nnx.Rngs], nnx.Module], config: Any = None, *,
+                  offers: Iterable[str] = ()) -> "Model":
+    """Traces `make(nnx.Rngs)` once, abstractly; no array is allocated. offers: words of core/offers.py."""
     template = jax.eval_shape(lambda key: make(nnx.Rngs(key)), jax.random.key(0))
     leaves, treedef = jax.tree_util.tree_flatten_with_path(template)
     names = tuple(_dotted(path) for path, _ in leaves)
@@ -56,7 +60,8 @@ class Model:
     metadata = {".".join(map(str, path)): v.get_metadata().get("axes") for path, v in nnx.iter_graph(template)
                 if isinstance(v, nnx.Variable)}
     axes = {n: _full_axes(n, metadata.get(n), shapes[n].ndim) for n in names}
-    return Model(make, config, dict(sorted(shapes.items())), dict(sorted(axes.items())), names, treedef)
+    return Model(make, config, dict(sorted(shapes.items())), dict(sorted(axes.items())), names, treedef,
+                 offers=offered(offers))
 
   def init(self, key: Key) -> Params:
     """Fresh parameters, float32. Jittable, so that `jax.jit(model.init, out_shardings=...)` makes them sharded."""

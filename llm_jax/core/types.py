@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol
 
 import jax
+import numpy as np
 
 Params = dict[str, jax.Array]  # {'blocks.attention.query.kernel': array}: flat, dotted, sorted
 Batch = dict[str, Any]  # leaves (B, ...); an episode is {'support': Batch, 'query': Batch} with leaves (T, B, ...)
@@ -190,9 +191,34 @@ class DataSource(Protocol):
   def take(self, step: int, plan: Plan, rows: slice | None = None) -> Batch: ...
 
 
-class Objective(Protocol):
-  """What is learned. Knows `apply`, never the architecture; returns losses per target, never a scalar."""
+class Vocabulary(Protocol):
+  """What an objective may know of the tokenizer. vocab_size: V; special: {role: id}; sentinels: ids that no text
+  encodes to, from the vocabulary's top downwards; word_edges: (V, 2) bool, whether a word starts with the token, and
+  whether one ends with it."""
 
-  fields: tuple[str, ...]  # batch fields that it reads
+  vocab_size: int
+  special: dict[str, int]
+  sentinels: tuple[int, ...]
+
+  @property
+  def word_edges(self) -> np.ndarray: ...
+
+
+class Objective(Protocol):
+  """What is learned. Knows `apply`, never the architecture; returns losses per target, never a scalar. Inherit it.
+
+  fields: batch fields that it reads; needs: what the model must offer, in the words of core/offers.py.
+  """
+
+  fields: tuple[str, ...]
+  needs: tuple[str, ...] = ()
+
+  def for_tokenizer(self, tokenizer: Vocabulary) -> "Objective":
+    """The same objective when the text's vocabulary is known.
+
+    Raises:
+      ConfigError: it lacks an id that this objective writes into a batch.
+    """
+    return self
 
   def __call__(self, apply: Callable, params: Params, batch: Batch, key: Key | None, knobs: Knobs) -> Losses: ...

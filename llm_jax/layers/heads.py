@@ -12,6 +12,10 @@ from llm_jax.layers.linear import Linear
 
 Head = Literal["lm", "sequence", "token", "question", "double", "none"]
 
+# What a causal model with each head can be trained for, in the words of core/offers.py.
+OFFERS: dict[str, tuple[str, ...]] = {"lm": ("causal",), "sequence": ("classes",), "token": ("token_classes",),
+                                      "question": ("spans",), "double": (), "none": ()}
+
 
 class LastTokenHead(nnx.Module):
   """Scores (B, C) of the rightmost token that is not padding (Hugging Face's decoder sequence classification)."""

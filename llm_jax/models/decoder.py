@@ -251,7 +251,7 @@ def from_config(config: DecoderConfig) -> Model:
     inverse_frequencies(rope, config.head_width, 1, config.positions)
   activation(config.act, "config.model.act")
   layer_stack.check_policy(config.remat)
-  return Model.from_module(lambda rngs: Decoder(rngs, config), config)
+  return Model.from_module(lambda rngs: Decoder(rngs, config), config, offers=output_heads.OFFERS[config.head])
 
 
 def build(vocab_size: int, length: int, *, variant: str = "llama3.2-1b", width: int | None = None,

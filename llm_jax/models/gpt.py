@@ -180,7 +180,7 @@ def from_config(config: GPTConfig) -> Model:
                       accepted=f"a divisor of {config.width}")
   activation(config.act, "config.model.act")
   layer_stack.check_policy(config.remat)
-  return Model.from_module(lambda rngs: GPT(rngs, config), config)
+  return Model.from_module(lambda rngs: GPT(rngs, config), config, offers=output_heads.OFFERS[config.head])
 
 
 def build(vocab_size: int, length: int, *, variant: str = "124m", width: int | None = None, depth: int | None = None,

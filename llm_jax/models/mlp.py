@@ -88,4 +88,4 @@ def build(vocab_size: int, length: int, *, inputs: int = 1, outputs: int = 1, hi
       raise ConfigError(f"config.model.{name}", f"got {value}", accepted=f"a whole number from {least}")
   activation(act, "config.model.act")
   config = MLPConfig(inputs, outputs, tuple(hidden), act, init, scale, context)
-  return Model.from_module(lambda rngs: MLP(rngs, config), config)
+  return Model.from_module(lambda rngs: MLP(rngs, config), config, offers=("scores",))

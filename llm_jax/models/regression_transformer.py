@@ -88,4 +88,4 @@ def build(vocab_size: int, length: int, *, inputs: int = 20, variant: str = "tin
   if config.width % config.heads:
     raise ConfigError("config.model.heads", f"{config.heads} heads do not divide width {config.width}",
                       accepted=f"a divisor of {config.width}")
-  return Model.from_module(lambda rngs: RegressionTransformer(rngs, config), config)
+  return Model.from_module(lambda rngs: RegressionTransformer(rngs, config), config, offers=("prompts",))

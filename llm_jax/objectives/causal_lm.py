@@ -5,18 +5,19 @@ from collections.abc import Callable
 
 import jax
 
-from llm_jax.core.types import Batch, Key, Knobs, Losses, Mean, Params
+from llm_jax.core.types import Batch, Key, Knobs, Losses, Mean, Objective, Params
 from llm_jax.objectives.cross_entropy import token_cross_entropy
 
 
 @dataclasses.dataclass(frozen=True)
-class CausalLM:
+class CausalLM(Objective):
   """Cross-entropy in nats per target token, in chunks that never hold (B, L, V)."""
 
   z_loss: float
   label_smoothing: float
   chunk: int | str
   fields: tuple[str, ...] = ("tokens", "targets", "weights")
+  needs: tuple[str, ...] = ("causal",)
 
   def __call__(self, apply: Callable, params: Params, batch: Batch, key: Key | None, knobs: Knobs) -> Losses:
     output = apply(params, input_ids=batch["tokens"], position_ids=batch.get("positions"),

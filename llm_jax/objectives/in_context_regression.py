@@ -6,15 +6,16 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from llm_jax.core.types import Batch, Key, Knobs, Losses, Mean, Params
+from llm_jax.core.types import Batch, Key, Knobs, Losses, Mean, Objective, Params
 
 
 @dataclasses.dataclass(frozen=True)
-class InContextRegression:
+class InContextRegression(Objective):
   """One value per point; metrics: `error`, the mean over all points over `scale`, and `error_last` at the last one."""
 
   scale: float
   fields: tuple[str, ...] = ("inputs", "targets", "weights")
+  needs: tuple[str, ...] = ("prompts",)
 
   def __call__(self, apply: Callable, params: Params, batch: Batch, key: Key | None, knobs: Knobs) -> Losses:
     scores = apply(params, inputs=batch["inputs"], targets=batch["targets"], key=key).scores.astype(jnp.float32)

@@ -6,14 +6,15 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from llm_jax.core.types import Batch, Key, Knobs, Losses, Mean, Params
+from llm_jax.core.types import Batch, Key, Knobs, Losses, Mean, Objective, Params
 
 
 @dataclasses.dataclass(frozen=True)
-class Labels:
+class Labels(Objective):
   """Cross-entropy in nats per example between scores (B, C) and labels (B,)."""
 
   fields: tuple[str, ...] = ("inputs", "labels", "weights")
+  needs: tuple[str, ...] = ("scores",)
 
   def __call__(self, apply: Callable, params: Params, batch: Batch, key: Key | None, knobs: Knobs) -> Losses:
     scores = apply(params, inputs=batch["inputs"], key=key).scores

@@ -7,15 +7,16 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from llm_jax.core.types import Batch, Key, Knobs, Losses, Mean, Params
+from llm_jax.core.types import Batch, Key, Knobs, Losses, Mean, Objective, Params
 
 
 @dataclasses.dataclass(frozen=True)
-class Margin:
+class Margin(Objective):
   """One value per example; metric `accuracy`: the share whose score has the target's sign."""
 
   loss: str
   fields: tuple[str, ...] = ("inputs", "targets", "weights")
+  needs: tuple[str, ...] = ("scores",)
 
   def __call__(self, apply: Callable, params: Params, batch: Batch, key: Key | None, knobs: Knobs) -> Losses:
     scores = apply(params, inputs=batch["inputs"], key=key).scores.astype(jnp.float32)

@@ -12,19 +12,20 @@ from collections.abc import Callable
 import jax.numpy as jnp
 
 from llm_jax.core.errors import ConfigError
-from llm_jax.core.types import Batch, Key, Knobs, Losses, Params
+from llm_jax.core.types import Batch, Key, Knobs, Losses, Objective, Params
 from llm_jax.objectives.labels import losses_of
 
 FIELDS = tuple(f"{part}.{field}" for part in ("support", "query") for field in ("inputs", "labels", "weights"))
 
 
 @dataclasses.dataclass(frozen=True)
-class Prototypical:
+class Prototypical(Objective):
   """Cross-entropy of the queries in nats, and their accuracy; raw: distances between the inputs themselves."""
 
   ways: int
   raw: bool
   fields: tuple[str, ...] = FIELDS
+  needs: tuple[str, ...] = ("scores",)
 
   def __call__(self, apply: Callable, params: Params, batch: Batch, key: Key | None, knobs: Knobs) -> Losses:
     support, query = batch["support"], batch["query"]

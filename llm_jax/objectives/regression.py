@@ -6,14 +6,15 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from llm_jax.core.types import Batch, Key, Knobs, Losses, Params
+from llm_jax.core.types import Batch, Key, Knobs, Losses, Objective, Params
 
 
 @dataclasses.dataclass(frozen=True)
-class Regression:
+class Regression(Objective):
   """Mean over outputs of (score - target)^2, one value per example."""
 
   fields: tuple[str, ...] = ("inputs", "targets", "weights")
+  needs: tuple[str, ...] = ("scores",)
 
   def __call__(self, apply: Callable, params: Params, batch: Batch, key: Key | None, knobs: Knobs) -> Losses:
     scores = apply(params, inputs=batch["inputs"], key=key).scores

@@ -86,7 +86,7 @@ def _adapt(model: Model, *, rank: int, alpha: float, targets: str, train: str | 
       else:
         setattr(parent, str(last), new)
     return module
-  return Model.from_module(make, model.config)
+  return Model.from_module(make, model.config, offers=model.offers)
 
 
 def _child(node: Any, part: Any) -> Any:

@@ -75,6 +75,8 @@ MISTAKES: dict[str, tuple[list[str], list[str]]] = {
     "logging never": (["--config.log.every=0"], ["config.log.every", "got 0"]),
     "negative temperature": (["--config.sample.temperature=-1"], ["config.sample.temperature", "-1"]),
     "negative workers": (["--config.train.workers=-1"], ["config.train.workers", "-1"]),
+    "an objective that the model cannot serve": (["--config.objective.name=regression"],
+                                                 ["config.objective", "'regression'", "'scores'", "'gpt' offers"]),
     # Sizes that do not fit together.
     "heads and width": (["--config.model.heads=3"], ["config.model.heads", "3", "16"]),
     "heads and tensor": (["--config.mesh.data=2", "--config.mesh.tensor=4"], ["config.mesh.tensor", "4", "2"]),

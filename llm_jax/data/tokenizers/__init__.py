@@ -8,13 +8,14 @@ import abc
 import functools
 import json
 import pathlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal, Protocol
 
 import numpy as np
 
 from llm_jax.core import plugins
-from llm_jax.core.errors import DataError
+from llm_jax.core.errors import ConfigError, DataError
 from llm_jax.data.fingerprint import bytes_digest, digest, write_atomically
 
 ROOM = "data/tokenizers"
@@ -26,12 +27,14 @@ class Tokenizer(abc.ABC):
   """A trained tokenizer.
 
   kind: the plug-in that made it; vocab_size: V, all ids are in [0, V); special: {role: id} for the roles it has, of
-  `SPECIALS`. Text never encodes to a special id, and special ids decode to nothing.
+  `SPECIALS`; sentinels: ids that stand for left-out text, the first one the largest. Text never encodes to any of them,
+  and they decode to nothing.
   """
 
   kind: str
   vocab_size: int
   special: dict[str, int]
+  sentinels: tuple[int, ...] = ()
 
   @abc.abstractmethod
   def encode(self, text: str) -> np.ndarray:
@@ -49,6 +52,17 @@ class Tokenizer(abc.ABC):
   @abc.abstractmethod
   def token_bytes(self) -> np.ndarray:
     """(V,) int32: UTF-8 bytes of text that each id stands for, 0 for special ids; their sum is the text's length."""
+
+  @functools.cached_property
+  @abc.abstractmethod
+  def word_edges(self) -> np.ndarray:
+    """(V, 2) bool: a word starts with the token; a word ends with it whatever follows. A token starts a word of a text
+    if it has the first, or follows one that has the second. Special ids are words of their own."""
+
+  @property
+  def reserved(self) -> tuple[int, ...]:
+    """The ids that no text encodes to: special ones and sentinels."""
+    return (*self.special.values(), *self.sentinels)
 
   def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
     """`encode` of each text; faster where the library has threads."""
@@ -112,8 +126,32 @@ def place_specials(roles: Sequence[str], first: int) -> dict[str, int]:
   return {role: first + i for i, role in enumerate(roles)}
 
 
-def without(ids: Sequence[int] | np.ndarray, special: Mapping[str, int], vocab_size: int) -> np.ndarray:
-  """`ids` as an array, special ids left out.
+def place_sentinels(count: int, vocab_size: int) -> tuple[int, ...]:
+  """The last `count` ids, from the top downwards.
+
+  Raises:
+    ConfigError: a negative count.
+  """
+  if count < 0:
+    raise ConfigError("config.data.tokenizer.sentinels", f"got {count}", accepted="a whole number from 0")
+  return tuple(range(vocab_size - 1, vocab_size - 1 - count, -1))
+
+
+def edges_of(pieces: Sequence[str]) -> np.ndarray:
+  """`word_edges` of tokens that are written with the spaces around them: a word is a run of letters, digits and marks,
+  or one other character. '' is a special token."""
+  first = [not p or not _inside(p[0]) for p in pieces]
+  last = [not p or not _inside(p[-1]) for p in pieces]
+  return np.stack([np.array(first, bool), np.array(last, bool)], axis=1).reshape(-1, 2)
+
+
+def _inside(character: str) -> bool:
+  """Whether a word goes on through this character; one that is torn (U+FFFD, part of a longer one) does not part it."""
+  return character.isalnum() or character in "_\ufffd" or unicodedata.category(character).startswith("M")
+
+
+def without(ids: Sequence[int] | np.ndarray, reserved: Sequence[int], vocab_size: int) -> np.ndarray:
+  """`ids` as an array, reserved ids left out.
 
   Raises:
     DataError: an id outside the vocabulary.
@@ -122,7 +160,7 @@ def without(ids: Sequence[int] | np.ndarray, special: Mapping[str, int], vocab_s
   if array.size and (array.min() < 0 or array.max() >= vocab_size):
     outside = array[(array < 0) | (array >= vocab_size)][0]
     raise DataError(f"token id {outside} is not in the vocabulary of {vocab_size}")
-  return array[~np.isin(array, list(special.values()))]
+  return array[~np.isin(array, list(reserved))]
 
 
 def chunks(text: str, size: int) -> Iterator[str]:

@@ -13,35 +13,36 @@ import numpy as np
 
 from llm_jax.core.errors import DataError, unknown_name
 from llm_jax.data.fingerprint import digest
-from llm_jax.data.tokenizers import SPECIALS, Tokenizer, place_specials, without
+from llm_jax.data.tokenizers import SPECIALS, Tokenizer, edges_of, place_sentinels, place_specials, without
 
 CODE_POINTS = 0x110000
 
 
-def build(context: Any, *, special: tuple[str, ...] = ()) -> "_Recipe":
+def build(context: Any, *, special: tuple[str, ...] = (), sentinels: int = 0) -> "_Recipe":
   """Characters of the data, in code point order, then the special ids.
 
   Args:
     special: roles that get an id above the characters, in this order, e.g. ('eod', 'bos', 'pad', 'mask').
+    sentinels: further ids at the top, for left-out text (span corruption).
   """
   for role in special:
     if role not in SPECIALS:
       raise unknown_name("config.data.tokenizer.special", role, SPECIALS, what="role")
-  return _Recipe(tuple(special))
+  return _Recipe(tuple(special), sentinels)
 
 
 class _Recipe:
   needs: Literal["all"] = "all"
 
-  def __init__(self, special: tuple[str, ...]):
-    self._special = special
-    self.key = digest("characters", special)
+  def __init__(self, special: tuple[str, ...], sentinels: int):
+    self._special, self._sentinels = special, sentinels
+    self.key = digest("characters", special, *([sentinels] if sentinels else []))
 
   def train(self, texts: Iterable[str]) -> "CharacterTokenizer":
     seen = np.zeros(CODE_POINTS, bool)
     for text in texts:
       seen[_code_points(text)] = True
-    return CharacterTokenizer("".join(map(chr, np.flatnonzero(seen))), self._special)
+    return CharacterTokenizer("".join(map(chr, np.flatnonzero(seen))), self._special, self._sentinels)
 
 
 class CharacterTokenizer(Tokenizer):
@@ -49,10 +50,11 @@ class CharacterTokenizer(Tokenizer):
 
   kind = "characters"
 
-  def __init__(self, alphabet: str, roles: Sequence[str]):
+  def __init__(self, alphabet: str, roles: Sequence[str], sentinels: int = 0):
     self.alphabet = alphabet
     self.special = place_specials(roles, len(alphabet))
-    self.vocab_size = len(alphabet) + len(self.special)
+    self.vocab_size = len(alphabet) + len(self.special) + sentinels
+    self.sentinels = place_sentinels(sentinels, self.vocab_size)
     self._points = _code_points(alphabet)
     self._ids = np.full(CODE_POINTS, -1, np.int32)
     self._ids[self._points] = np.arange(len(alphabet))
@@ -65,20 +67,26 @@ class CharacterTokenizer(Tokenizer):
     return ids
 
   def decode(self, ids: Sequence[int] | np.ndarray) -> str:
-    return self._points[without(ids, self.special, self.vocab_size)].tobytes().decode("utf-32-le")
+    return self._points[without(ids, self.reserved, self.vocab_size)].tobytes().decode("utf-32-le")
 
   def files(self) -> dict[str, bytes]:
-    return {"characters.json": json.dumps({"alphabet": self.alphabet, "special": list(self.special)}).encode()}
+    saved: dict[str, Any] = {"alphabet": self.alphabet, "special": list(self.special)}
+    saved |= {"sentinels": len(self.sentinels)} if self.sentinels else {}
+    return {"characters.json": json.dumps(saved).encode()}
 
   @functools.cached_property
   def token_bytes(self) -> np.ndarray:
-    return np.array([len(c.encode()) for c in self.alphabet] + [0] * len(self.special), np.int32)
+    return np.array([len(c.encode()) for c in self.alphabet] + [0] * len(self.reserved), np.int32)
+
+  @functools.cached_property
+  def word_edges(self) -> np.ndarray:
+    return edges_of([*self.alphabet, *[""] * len(self.reserved)])
 
 
 def restore(files: dict[str, bytes]) -> CharacterTokenizer:
   """The tokenizer from its saved files."""
   saved = json.loads(files["characters.json"])
-  return CharacterTokenizer(saved["alphabet"], saved["special"])
+  return CharacterTokenizer(saved["alphabet"], saved["special"], saved.get("sentinels", 0))
 
 
 def _code_points(text: str) -> np.ndarray:

@@ -15,7 +15,7 @@ import numpy as np
 
 from llm_jax.core.errors import ConfigError, DataError
 from llm_jax.data.fingerprint import bytes_digest, digest
-from llm_jax.data.tokenizers import SPECIALS, Tokenizer, without
+from llm_jax.data.tokenizers import SPECIALS, Tokenizer, edges_of, without
 
 USUAL = {
     "bos": ("<s>", "<bos>", "<|begin_of_text|>", "<|endoftext|>"),
@@ -70,7 +70,10 @@ class HubTokenizer(Tokenizer):
     self._tokenizer.no_truncation()
     self._tokenizer.no_padding()
     self._tokenizer.encode_special_tokens = True  # '<|endoftext|>' in a document is text, not an instruction
-    self.vocab_size = max(self._tokenizer.get_vocab(with_added_tokens=True).values()) + 1
+    pieces = self._tokenizer.get_vocab(with_added_tokens=True)
+    self.vocab_size = max(pieces.values()) + 1
+    named = {int(m[1]): i for piece, i in pieces.items() if (m := re.fullmatch(r"<extra_id_(\d+)>", piece))}
+    self.sentinels = tuple(named[n] for n in sorted(named))
 
   def encode(self, text: str) -> np.ndarray:
     return np.asarray(self._tokenizer.encode(text, add_special_tokens=False).ids, np.int32)
@@ -79,7 +82,7 @@ class HubTokenizer(Tokenizer):
     return [np.asarray(e.ids, np.int32) for e in self._tokenizer.encode_batch(list(texts), add_special_tokens=False)]
 
   def decode(self, ids: Sequence[int] | np.ndarray) -> str:
-    return self._tokenizer.decode(without(ids, self.special, self.vocab_size).tolist(), skip_special_tokens=False)
+    return self._tokenizer.decode(without(ids, self.reserved, self.vocab_size).tolist(), skip_special_tokens=False)
 
   def files(self) -> dict[str, bytes]:
     return {"tokenizer.json": self._content, "special_ids.json": json.dumps(self.special, sort_keys=True).encode()}
@@ -88,7 +91,7 @@ class HubTokenizer(Tokenizer):
   def token_bytes(self) -> np.ndarray:
     """Exact for byte-level BPE and for pieces with U+2581 and <0xNN>; for lossy tokenizers the piece's own length."""
     byte_level = '"ByteLevel"' in self._content.decode()
-    special, added = set(self.special.values()), set(self._tokenizer.get_added_tokens_decoder())
+    special, added = set(self.reserved), set(self._tokenizer.get_added_tokens_decoder())
     lengths = np.zeros(self.vocab_size, np.int32)
     for piece, i in self._tokenizer.get_vocab(with_added_tokens=True).items():
       if i in special:
@@ -102,6 +105,29 @@ class HubTokenizer(Tokenizer):
       else:
         lengths[i] = len(piece.removeprefix("##").replace("▁", " ").encode())
     return lengths
+
+  @functools.cached_property
+  def word_edges(self) -> np.ndarray:
+    """Of a WordPiece vocabulary: words start where no '##' is; of one with '</w>': they end there."""
+    content, pieces = self._content.decode(), self._tokenizer.get_vocab(with_added_tokens=True)
+    kind = json.loads(content)["model"].get("type")
+    text = [""] * self.vocab_size
+    for piece, i in pieces.items():
+      text[i] = "" if i in self.reserved else piece
+    if kind == "WordPiece":
+      starts = np.array([not piece.startswith("##") for piece in text])
+      return np.stack([starts, np.array([piece == "" for piece in text])], axis=1)
+    if '"</w>"' in content:
+      ends = np.array([piece == "" or piece.endswith("</w>") for piece in text])
+      return np.stack([np.array([piece == "" for piece in text]), ends], axis=1)
+    if '"ByteLevel"' in content:
+      return edges_of([_unprintable(piece) for piece in text])
+    return edges_of([piece.replace("▁", " ") for piece in text])
+
+
+def _unprintable(piece: str) -> str:
+  """The text of a piece in GPT-2's alphabet, where the bytes from 0 to 32 are stand-ins from U+0100 on."""
+  return "".join(chr(ord(c) - 256) if 256 <= ord(c) <= 288 else c if ord(c) < 128 else "\ufffd" for c in piece)
 
 
 def restore(files: dict[str, bytes]) -> HubTokenizer:

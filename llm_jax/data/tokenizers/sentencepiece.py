@@ -8,6 +8,7 @@ cost one token per space otherwise). Special ids are control symbols, which no t
 import functools
 import heapq
 import io
+import json
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
@@ -16,7 +17,7 @@ import sentencepiece
 
 from llm_jax.core.errors import ConfigError, DataError
 from llm_jax.data.fingerprint import bytes_digest, digest
-from llm_jax.data.tokenizers import Tokenizer, chunks, without
+from llm_jax.data.tokenizers import Tokenizer, chunks, edges_of, place_sentinels, without
 
 LAYOUT = {"unk": 0, "bos": 1, "eos": 2, "pad": 3, "cls": 4, "sep": 5, "mask": 6, "eod": 7}
 CHUNK = 2000  # characters per training sentence: with newlines inside, so that a newline becomes a piece
@@ -24,7 +25,8 @@ SPACE_MARK = "▁"  # U+2581, what the library writes for a space
 
 
 def build(context: Any, *, vocab_size: int = 8192, model_type: Literal["bpe", "unigram"] = "bpe",
-          train_bytes: int = 4_000_000, character_coverage: float = 0.9995, split_digits: bool = True) -> "_Recipe":
+          train_bytes: int = 4_000_000, character_coverage: float = 0.9995, split_digits: bool = True,
+          sentinels: int = 0) -> "_Recipe":
   """SentencePiece, trained on a sample of the training split.
 
   Args:
@@ -33,20 +35,24 @@ def build(context: Any, *, vocab_size: int = 8192, model_type: Literal["bpe", "u
     train_bytes: size of the training sample; chunks are chosen by their hash, so that it is the same sample every time.
     character_coverage: fraction of the sample's characters that get a piece of their own; the rest are byte pieces.
     split_digits: every digit its own piece.
+    sentinels: ids for left-out text (span corruption), the last ones of `vocab_size`.
   """
-  if vocab_size < 8 + 256 + 1:
-    raise ConfigError("config.data.tokenizer.vocab_size", f"got {vocab_size}", accepted="at least 265")
-  return _Recipe(vocab_size, model_type, train_bytes, character_coverage, split_digits)
+  least = 8 + 256 + 1 + len(place_sentinels(sentinels, vocab_size))
+  if vocab_size < least:
+    raise ConfigError("config.data.tokenizer.vocab_size", f"got {vocab_size}", accepted=f"at least {least}")
+  return _Recipe(vocab_size - sentinels, model_type, train_bytes, character_coverage, split_digits, sentinels)
 
 
 class _Recipe:
   needs: Literal["train"] = "train"
 
-  def __init__(self, vocab_size: int, model_type: str, train_bytes: int, coverage: float, split_digits: bool):
-    self._vocab_size, self._train_bytes = vocab_size, train_bytes
+  def __init__(self, vocab_size: int, model_type: str, train_bytes: int, coverage: float, split_digits: bool,
+               sentinels: int):
+    self._vocab_size, self._train_bytes, self._sentinels = vocab_size, train_bytes, sentinels
     self._options: dict[str, Any] = {
         "model_type": model_type, "character_coverage": coverage, "split_digits": split_digits}
-    self.key = digest("sentencepiece", sentencepiece.__version__, vocab_size, train_bytes, self._options)
+    self.key = digest("sentencepiece", sentencepiece.__version__, vocab_size, train_bytes, self._options,
+                      *([sentinels] if sentinels else []))
 
   def train(self, texts: Iterable[str]) -> "SentencePieceTokenizer":
     model = io.BytesIO()
@@ -60,7 +66,7 @@ class _Recipe:
     except (RuntimeError, OSError) as e:
       raise ConfigError("config.data.tokenizer.vocab_size", f"SentencePiece cannot train {self._vocab_size} pieces",
                         accepted=str(e).splitlines()[-1].strip()) from e
-    return SentencePieceTokenizer(model.getvalue())
+    return SentencePieceTokenizer(model.getvalue(), self._sentinels)
 
 
 class SentencePieceTokenizer(Tokenizer):
@@ -68,10 +74,12 @@ class SentencePieceTokenizer(Tokenizer):
 
   kind = "sentencepiece"
 
-  def __init__(self, model: bytes):
+  def __init__(self, model: bytes, sentinels: int = 0):
     self._model = model
     self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
-    self.vocab_size = self._processor.get_piece_size()
+    self._pieces = self._processor.get_piece_size()
+    self.vocab_size = self._pieces + sentinels
+    self.sentinels = place_sentinels(sentinels, self.vocab_size)
     self.special = dict(LAYOUT)
     # The library writes a space as U+2581, so a real U+2581 would come back as a space: it is spelled in byte pieces.
     self._mark = [self._processor.piece_to_id(f"<0x{byte:02X}>") for byte in SPACE_MARK.encode()]
@@ -91,23 +99,32 @@ class SentencePieceTokenizer(Tokenizer):
     return ids
 
   def decode(self, ids: Sequence[int] | np.ndarray) -> str:
-    return self._processor.decode(without(ids, self.special, self.vocab_size).tolist())
+    return self._processor.decode(without(ids, self.reserved, self.vocab_size).tolist())
 
   def files(self) -> dict[str, bytes]:
-    return {"sentencepiece.model": self._model}
+    return {"sentencepiece.model": self._model} | (
+        {"sentinels.json": json.dumps(len(self.sentinels)).encode()} if self.sentinels else {})
 
   @functools.cached_property
   def token_bytes(self) -> np.ndarray:
     sp, special = self._processor, set(self.special.values())
-    text = [sp.id_to_piece(i).replace(SPACE_MARK, " ") for i in range(self.vocab_size)]
+    text = [sp.id_to_piece(i).replace(SPACE_MARK, " ") for i in range(self._pieces)]
     return np.array([0 if i in special else 1 if sp.is_byte(i) else len(text[i].encode())
-                     for i in range(self.vocab_size)], np.int32)
+                     for i in range(self._pieces)] + [0] * len(self.sentinels), np.int32)
+
+  @functools.cached_property
+  def word_edges(self) -> np.ndarray:
+    sp, special = self._processor, set(self.special.values())
+    written = [sp.id_to_piece(i).replace(SPACE_MARK, " ") for i in range(self._pieces)]
+    byte = lambda piece: chr(int(piece[3:5], 16)) if int(piece[3:5], 16) < 128 else "\ufffd"
+    return edges_of(["" if i in special else byte(p) if sp.is_byte(i) else p for i, p in enumerate(written)]
+                    + [""] * len(self.sentinels))
 
 
 def restore(files: dict[str, bytes]) -> SentencePieceTokenizer:
   """The tokenizer from its saved files."""
   try:
-    return SentencePieceTokenizer(files["sentencepiece.model"])
+    return SentencePieceTokenizer(files["sentencepiece.model"], json.loads(files.get("sentinels.json", b"0")))
   except (RuntimeError, KeyError) as e:
     raise DataError(f"not a SentencePiece model: {e}") from e
 
