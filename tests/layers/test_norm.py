@@ -1,0 +1,58 @@
+"""Norms are their published formulas, and their CPU form is the plain one: values, gradients, every transformation."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from llm_jax.core.derivatives import plain_layers
+from llm_jax.layers.norm import LayerNorm, RMSNorm
+
+KINDS = {
+    "layer": lambda: LayerNorm(nnx.Rngs(0), 6),
+    "layer without bias": lambda: LayerNorm(nnx.Rngs(0), 6, bias=False),
+    "rms": lambda: RMSNorm(nnx.Rngs(0), 6),
+    "rms of Gemma": lambda: RMSNorm(nnx.Rngs(0), 6, offset=True),
+}
+
+
+def made(kind):
+  """(pure function of (leaves, x), leaves that are not at their start)."""
+  graph, state = nnx.split(KINDS[kind]())
+  leaves = jax.tree.map(lambda a: a + 0.3 * jnp.cos(jnp.arange(a.size, dtype=jnp.float32)).reshape(a.shape), state)
+  return lambda leaves, x: nnx.merge(graph, leaves)(x), leaves
+
+
+def value_and_gradients(function, leaves, x):
+  y, back = jax.vjp(function, leaves, x)
+  return jax.tree.leaves((y, back(jnp.sin(jnp.arange(y.size, dtype=jnp.float32)).reshape(y.shape).astype(y.dtype))))
+
+
+@pytest.mark.parametrize("dtype, tolerance", [("float32", 2e-6), ("bfloat16", 2e-2)])
+@pytest.mark.parametrize("kind", KINDS)
+def test_equals_the_plain_form(kind, dtype, tolerance):
+  function, leaves = made(kind)
+  x = (3 * jax.random.normal(jax.random.key(1), (2, 5, 6)) + 1).astype(dtype)
+  got = jax.jit(lambda leaves, x: value_and_gradients(function, leaves, x))(leaves, x)
+  with plain_layers():
+    want = jax.jit(lambda leaves, x: value_and_gradients(function, leaves, x))(leaves, x)
+  for a, b in zip(got, want, strict=True):
+    assert a.dtype == b.dtype and a.shape == b.shape
+    np.testing.assert_allclose(np.float32(a), np.float32(b), rtol=tolerance, atol=tolerance)
+
+
+def test_layer_norm_is_its_formula():
+  function, leaves = made("layer")
+  x = np.asarray(jax.random.normal(jax.random.key(2), (4, 6)), np.float64)
+  scale, bias = (np.asarray(a) for a in (leaves["scale"][...], leaves["bias"][...]))
+  want = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5) * scale + bias
+  np.testing.assert_allclose(function(leaves, jnp.float32(x)), want, rtol=1e-5, atol=1e-6)
+
+
+def test_higher_derivatives_take_the_plain_form():
+  function, leaves = made("layer")
+  x = jax.random.normal(jax.random.key(3), (3, 6))
+  with plain_layers():
+    hessian = jax.hessian(lambda x: jnp.sum(jnp.sin(function(leaves, x))))(x)
+  assert np.isfinite(hessian).all() and np.abs(hessian).max() > 0
