@@ -77,6 +77,7 @@ MISTAKES: dict[str, tuple[list[str], list[str]]] = {
     "negative workers": (["--config.train.workers=-1"], ["config.train.workers", "-1"]),
     "an objective that the model cannot serve": (["--config.objective.name=regression"],
                                                  ["config.objective", "'regression'", "'scores'", "'gpt' offers"]),
+    "masks for a causal model": (["--config.objective.name=masked_lm"], ["config.objective", "'masked' (", "'gpt'"]),
     # Sizes that do not fit together.
     "heads and width": (["--config.model.heads=3"], ["config.model.heads", "3", "16"]),
     "heads and tensor": (["--config.mesh.data=2", "--config.mesh.tensor=4"], ["config.mesh.tensor", "4", "2"]),

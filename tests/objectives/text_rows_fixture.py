@@ -1,0 +1,57 @@
+"""Rows of made-up text, and a stand-in for a network that shows what an objective gave it."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from llm_jax.core import plugins
+from llm_jax.core.output import Output
+from llm_jax.data import tokenizers
+
+TEXT = "the law of the land is not the law of the sea, and what is said of one is not said of the other. "
+
+
+def tokenizer(sentinels: int = 0) -> tokenizers.Tokenizer:
+  """Bytes, with all special ids."""
+  return plugins.bind(tokenizers.ROOM, dict(name="bytes", sentinels=sentinels), "config.data.tokenizer")(None).train(())
+
+
+def batch(rows: int = 8, length: int = 64, *, seed: int = 0, documents: bool = True, padding: int = 0) -> dict:
+  """Rows of two documents each, which end with eod, and then `padding` tokens of padding."""
+  random, words = np.random.default_rng(seed), tokenizer()
+  tokens = np.full((rows, length), words.special["pad"], np.int32)
+  segments = np.zeros((rows, length), np.int32)
+  real = length - padding
+  for r in range(rows):
+    cut = int(random.integers(real // 4, 3 * real // 4))
+    for start, end, number in ((0, cut, 1), (cut, real, 2)):
+      text = " ".join(random.choice(TEXT.split(), length)).encode()[:end - start - 1]
+      tokens[r, start:end] = [*text, words.special["eod"]]
+      segments[r, start:end] = number
+  targets = np.pad(tokens[:, 1:], ((0, 0), (0, 1)))
+  weights = np.pad((segments[:, 1:] == segments[:, :-1]) & (segments[:, 1:] > 0), ((0, 0), (0, 1)))
+  positions = np.concatenate([np.zeros((rows, 1), int), np.cumsum(segments[:, 1:] == segments[:, :-1], 1)], 1)
+  positions -= np.maximum.accumulate(np.where(np.pad(np.diff(segments) != 0, ((0, 0), (1, 0))), positions, 0), 1)
+  made = dict(tokens=tokens, targets=targets, weights=weights.astype(np.float32), segment_ids=segments,
+              positions=positions.astype(np.int32))
+  if not documents:
+    del made["segment_ids"], made["positions"]
+  return jax.tree.map(jnp.asarray, made)
+
+
+class Shown:
+  """An `apply` that keeps what it is given; scores are the table params['table'][input id], extras as told."""
+
+  def __init__(self, **extra):
+    self.calls, self.extra = [], extra
+
+  def __call__(self, params, *, input_ids, key=None, **inputs):
+    self.calls.append(dict(inputs, input_ids=input_ids, key=key))
+    table = params["table"]
+    hidden = jax.nn.one_hot(inputs.get("decoder_input_ids", input_ids), table.shape[0])
+    return Output(hidden, lambda h: h @ table, extra=dict(self.extra))
+
+
+def table(size: int = 300) -> dict:
+  """Parameters for `Shown`."""
+  return {"table": jax.random.normal(jax.random.key(1), (size, size))}
