@@ -6,6 +6,7 @@ checkpoint, 75 restart me (preempted, watchdog).
 """
 
 import difflib
+import functools
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -36,6 +37,9 @@ class ConfigError(LlmJaxError):
     if accepted:
       lines.append(f"  accepted: {shorten(accepted)}")
     super().__init__("\n".join(lines))
+
+  def __reduce__(self) -> Any:  # by its arguments: an error crosses from a data worker to the door
+    return functools.partial(type(self), accepted=self.accepted, nearest=self.nearest), (self.key, self.problem)
 
 
 class DataError(LlmJaxError):

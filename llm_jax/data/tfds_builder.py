@@ -9,8 +9,11 @@ import contextlib
 import glob
 import importlib
 import os
+import socket
 import sys
 import types
+import urllib.parse
+import urllib.request
 from collections.abc import Iterator
 from typing import Any
 
@@ -32,18 +35,16 @@ def prepared_builder(name: str, data_dir: str, manual_dir: str | None) -> Any:
   gcs_utils._is_gcs_disabled = True
   builder = _builder(tfds, name, data_dir)
   if not builder.info.splits:
-    if manual_dir is not None:
+    if manual_dir is None:
+      _check_network(name, builder)
+    else:
       tfds.disable_progress_bar()  # nothing to wait for
     config = tfds.download.DownloadConfig(manual_dir=manual_dir) if manual_dir is not None else None
     try:
       with gfile_stand_in(builder):
         builder.download_and_prepare(download_config=config, file_format="array_record")
     except Exception as e:  # TFDS raises whatever its downloaders and builders raise
-      files = sorted(info.filename for info in (builder.url_infos or {}).values() if info.filename)
-      raise DataError(
-          f"TFDS cannot prepare {name}: {type(e).__name__}: {shorten(' '.join(str(e).split()), 300)}\n"
-          f"  without a network put its files into a folder and set config.data.manual_dir: "
-          f"{shorten(', '.join(files) or 'see the TFDS catalogue', 200)}") from e
+      raise _unprepared(name, builder, f"{type(e).__name__}: {shorten(' '.join(str(e).split()), 300)}") from e
   # A builder that was made from arguments does not pickle; one that was read from its folder does.
   return tfds.builder_from_directory(builder.data_dir)
 
@@ -63,6 +64,24 @@ def gfile_stand_in(builder: Any) -> Iterator[None]:
   finally:
     for module, tf in before:
       module.__dict__["tf"] = tf
+
+
+def _check_network(name: str, builder: Any) -> None:
+  """Raises DataError at once if no host of the dataset's downloads has an address: TFDS would retry for minutes."""
+  hosts = {urllib.parse.urlsplit(url).hostname for url in builder.url_infos or {}} - {None}
+  def known(host: Any) -> bool:
+    try:
+      return bool(socket.getaddrinfo(host, 443))
+    except OSError:
+      return False
+  if hosts and not urllib.request.getproxies() and not any(known(host) for host in sorted(hosts)):
+    raise _unprepared(name, builder, f"no network: {', '.join(sorted(hosts))} cannot be found")
+
+
+def _unprepared(name: str, builder: Any, why: str) -> DataError:
+  files = sorted(info.filename for info in (builder.url_infos or {}).values() if info.filename)
+  return DataError(f"TFDS cannot prepare {name}: {why}\n  without a network put its files into a folder and set "
+                   f"config.data.manual_dir: {shorten(', '.join(files) or 'see the TFDS catalogue', 200)}")
 
 
 def _builder(tfds: Any, name: str, data_dir: str) -> Any:

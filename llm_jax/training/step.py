@@ -27,6 +27,7 @@ from llm_jax.core.types import (
     TrainState,
     Weighting,
 )
+from llm_jax.optimizers.chain import global_norm
 from llm_jax.training import faults
 from llm_jax.training.guard import Guard, select
 
@@ -81,7 +82,7 @@ def make_train_step(apply: Callable, objective: Objective, learner: Learner, opt
     loss, grads = accumulated(learner(loss_fn, state.step), state.params, batch, key, accumulate)
     weight = jnp.maximum(loss.weight, 1e-8)
     grads = jax.tree.map(lambda g: g / weight.astype(g.dtype), grads)
-    mean, norm = loss.total / weight, optax.tree.norm(grads)
+    mean, norm = loss.total / weight, global_norm(grads)
     good, guard_state = guard.check(state.guard, mean, norm)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)

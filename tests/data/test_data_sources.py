@@ -1,7 +1,9 @@
 """The plug-ins: text folders, the standard library, TFDS without TensorFlow; and how documents are split."""
 
 import hashlib
+import socket
 import sys
+import urllib.request
 
 import pytest
 from made_texts import make_texts
@@ -185,6 +187,16 @@ def test_a_changed_download_is_refused(context, shakespeare):
   (folder / "input.txt").write_text(text + "more")
   with pytest.raises(DataError, match=r"(?s)NonMatchingChecksumError.*manual_dir: input.txt"):
     tfds.build(context, dataset="tiny_shakespeare", manual_dir=str(folder), tokenizer=BYTES)
+
+
+def test_no_network_is_said_at_once(context, monkeypatch):
+  pytest.importorskip("tensorflow_datasets")
+  def unknown(*_):
+    raise socket.gaierror("Name or service not known")
+  monkeypatch.setattr(socket, "getaddrinfo", unknown)
+  monkeypatch.setattr(urllib.request, "getproxies", dict)
+  with pytest.raises(DataError, match=r"(?s)no network: raw.githubusercontent.com.*manual_dir: input.txt"):
+    tfds.build(context, dataset="tiny_shakespeare", tokenizer=BYTES)
 
 
 def test_unknown_datasets_get_the_nearest_name(context):

@@ -4,12 +4,15 @@ Every row of the table goes through the real door. The words behind a mistake mu
 key as the user writes it, then the nearest valid key, the names accepted, or the numbers that do not divide.
 """
 
+import copy
 import os
 import pathlib
 import time
 
 import door
 import pytest
+
+from llm_jax.core.errors import ConfigError
 
 SYNONYM = "did you mean: config.optimizer.peak"
 
@@ -211,3 +214,9 @@ def test_it_is_told_quickly_by_the_real_door(mistake, tmp_path):
   used = after.children_user + after.children_system - before.children_user - before.children_system
   assert used < 5, f"{used:.1f} s of processor time, {time.monotonic() - start:.1f} s on the wall"
   assert not pathlib.Path(tmp_path / "run").exists()
+
+
+def test_an_error_crosses_processes_whole():
+  error = ConfigError("config.data.path", "no such folder", accepted="a folder", nearest="here")
+  again = copy.copy(error)  # by the same protocol as pickle
+  assert (str(again), again.key, again.nearest) == (str(error), error.key, error.nearest)
