@@ -108,9 +108,9 @@ class Family:
   table, whose rows count only where the model has the parameter; prefix: config -> what their backbone's names start
   with in this class ('' for a bare model); prefixes: every such prefix, so that a folder may use another or none;
   ignored: regular expressions of tensors that are no parameters (mask buffers); tied: {their name: the tensor that it
-  repeats}, absent or duplicated when tied; untie: config -> config with a head of its own; heads: our names that start
-  so belong to a head, which a folder of another head may lack; head_tensors: regular expression of their names that
-  belong to some head.
+  repeats}, absent or duplicated when tied; repeated: {their name: tensor of the table}, a second copy that files of the
+  class hold too; untie: config -> config with a head of its own; heads: our names that start so belong to a head, which
+  a folder of another head may lack; head_tensors: regular expression of their names that belong to some head.
   """
 
   model_types: tuple[str, ...]
@@ -123,6 +123,7 @@ class Family:
   prefixes: tuple[str, ...] = ()
   ignored: tuple[str, ...] = ()
   tied: Callable[[Any], Mapping[str, str]] = lambda config: {}
+  repeated: Callable[[Any], Mapping[str, str]] = lambda config: {}
   untie: Callable[[Any], Any] = lambda config: config
   heads: tuple[str, ...] = ("head.", "classifier.")
   head_tensors: str = r"^(lm_head|score|classifier|qa_outputs|multiple_choice_head)\."

@@ -87,7 +87,7 @@ def _read_params(model: Model, family: Family, weights: safetensors_files.Weight
                  new_head: Key | None) -> dict[str, np.ndarray]:
   config = model.config
   wanted = tensor_names.places(family.names(config), model.shapes)
-  tied = family.tied(config) if getattr(config, "tied", False) else {}
+  tied = {**family.repeated(config), **(family.tied(config) if getattr(config, "tied", False) else {})}
   found, unexpected = tensor_names.match(weights, wanted, family, tied, family.prefix(config))
   for copy, original in tied.items():
     if copy in found and original not in found:  # only the copy is there: the tensor under its other name
@@ -130,7 +130,8 @@ def save(folder: str | os.PathLike, model: Model, params: Params, tokenizer: Any
   stored = jnp.dtype(dtype)
   make = lambda name: tensor_names.to_tensor(name, params, wanted).astype(stored)
   prefix = family.prefix(model.config)
-  written = {as_saved(name, prefix, family): name for name in wanted}
+  repeated = {copy: name for copy, name in family.repeated(model.config).items() if name in wanted}
+  written = {as_saved(name, prefix, family): source for name, source in ({n: n for n in wanted} | repeated).items()}
   sizes = {name: _count(wanted[ours], model.shapes) * stored.itemsize for name, ours in written.items()}
   safetensors_files.write(folder, sizes, lambda name: make(written[name]), max_shard_bytes)
   if tokenizer is not None:

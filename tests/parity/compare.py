@@ -67,6 +67,7 @@ def differences(case: Case, got: dict[str, np.ndarray]) -> Iterator[str]:
       yield f"{name}: off by {np.nanmax(error):.1e}"
 
 
+OURS = {"last_hidden_state": "hidden", "prediction_logits": "logits"}  # where our name is another
 LOSS_NAMES = ("loss", "lm_loss", "mc_loss")
 
 
@@ -82,7 +83,7 @@ def outputs(case: Case, model, params) -> tuple[dict[str, np.ndarray], dict[str,
     found = rule(output, case.inputs, case.config) if "loss" in wanted else {}
     for name in set(wanted) - set(LOSS_NAMES):
       stem, _, index = name.partition(".")
-      value = output[{"last_hidden_state": "hidden"}.get(stem, stem)]
+      value = output[OURS.get(stem, stem)]
       found[name] = value[int(index)] if index else value
     return found.get("loss", 0.0), found
   if "loss" not in wanted:

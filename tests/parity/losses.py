@@ -37,7 +37,22 @@ def double_heads(output, inputs, config) -> dict[str, jax.Array]:
   return {"lm_loss": lm, "mc_loss": mc, "loss": lm + mc}
 
 
+def pretraining(output, inputs, config) -> dict[str, jax.Array]:
+  """Masked tokens and next sentence (Devlin et al. 2019)."""
+  lm = cross_entropy(output.logits, inputs["labels"])
+  return {"loss": lm + cross_entropy(output["seq_relationship_logits"], inputs["next_sentence_label"])}
+
+
+def replaced(output, inputs, config) -> dict[str, jax.Array]:
+  """Which tokens were replaced, over real tokens (Clark et al. 2020)."""
+  real = inputs["attention_mask"]
+  values = optax.sigmoid_binary_cross_entropy(output.logits, inputs["labels"])
+  return {"loss": (values * real).sum() / real.sum()}
+
+
 LOSSES = {
     "DoubleHeadsModel": double_heads, "ForQuestionAnswering": span, "ForSequenceClassification": plain,
-    "ForTokenClassification": plain, "ForCausalLM": causal, "LMHeadModel": causal,
+    "ForTokenClassification": plain, "ForMultipleChoice": plain, "ForNextSentencePrediction": plain,
+    "ForMaskedLM": plain, "ForCausalLM": causal, "LMHeadModel": causal, "ElectraForPreTraining": replaced,
+    "ForPreTraining": pretraining,
 }
