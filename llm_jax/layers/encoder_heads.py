@@ -26,6 +26,12 @@ EncoderHead = Literal["lm", "pretraining", "next_sentence", "sequence", "token",
 SCORES_TOKENS = ("lm", "pretraining")
 SCORES_PAIRS = ("pretraining", "next_sentence")
 READS_FIRST_TOKEN = ("pretraining", "next_sentence", "sequence", "choice")
+# What an encoder with each head can be trained for, in the words of core/offers.py.
+OFFERS: dict[EncoderHead, tuple[str, ...]] = {
+    "lm": ("masked",), "pretraining": ("masked", "next_sentence"), "next_sentence": ("next_sentence",),
+    "sequence": ("classes",), "token": ("token_classes",), "question": ("spans",), "choice": (), "replaced": (),
+    "none": (),
+}
 
 
 class MaskedTokenHead(nnx.Module):

@@ -115,7 +115,7 @@ def from_config(config: BertConfig) -> Model:
     ConfigError: see `check`.
   """
   check(config)
-  return Model.from_module(lambda rngs: Bert(rngs, config), config)
+  return Model.from_module(lambda rngs: Bert(rngs, config), config, offers=encoder_heads.OFFERS[config.head])
 
 
 def build(vocab_size: int, length: int, *, variant: str = "base", width: int | None = None, depth: int | None = None,

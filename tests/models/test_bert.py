@@ -120,7 +120,7 @@ def test_one_device_equals_eight():
   model, params = made("bert", head="pretraining")
 
   def loss(params):
-    output = model.apply(params, tokens())
+    output = model.apply(params, jnp.tile(tokens(), (2, 1)))
     return jnp.square(output.logits).mean() + output["seq_relationship_logits"].sum()
   want_loss, want = jax.jit(jax.value_and_grad(loss))(params)
   rules = ShardingRules(device_mesh.make(dict(data=2, fsdp=2, tensor=2)))
