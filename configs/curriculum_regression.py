@@ -31,7 +31,9 @@ def get_config(arg: str = "curriculum") -> ConfigDict:
   c.evaluation = dict(every=10_000 if paper else 250, batch_size=640)
   c.checkpoint = dict(every=50_000 if paper else 3_000)
   c.log = dict(every=1_000 if paper else 250)
-  if paper:
+  if arg.endswith("none"):
+    c.curriculum = dict(name="none")
+  elif paper:
     c.curriculum = [dict(name="sequence_length", start=11, keep="batch", buckets=[11, 21, 31, 41], until=1.0,
                          pacing=dict(name="increments", interval=2_000, increment=2.0)),
                     dict(name="knobs", until=1.0, knobs={
@@ -40,8 +42,6 @@ def get_config(arg: str = "curriculum") -> ConfigDict:
                                                                        increment=2.0))})]
   else:
     c.curriculum = grow((2, d), (5, points), 0.3, 9)
-  if arg.endswith("none"):
-    c.curriculum = dict(name="none")
   if arg == "debug":
     c.train.steps, c.evaluation.every, c.checkpoint.every, c.log.every = 20, 10, 10, 5
     c.data.eval_rows, c.evaluation.batch_size = 64, 64

@@ -3,6 +3,9 @@
     python -m llm_jax.evaluate --workdir=runs/gpt2                       # newest good checkpoint, its own data
     python -m llm_jax.evaluate --workdir=runs/gpt2 --ema --step=2000
     python -m llm_jax.evaluate --workdir=runs/gpt2 --config.data.path=/data/other --config.evaluation.batches=50
+
+Of data for few-shot learning it also reports what is learned from 0, 1 and all support examples of held-out tasks, by
+gradient and in context, over --seeds draws of tasks: mean and worst.
 """
 
 import json
@@ -22,6 +25,8 @@ def define(values: flags.FlagValues) -> None:
                       flag_values=values)
   flags.DEFINE_integer("step", None, "Checkpoint to measure; default the newest good one.", flag_values=values)
   flags.DEFINE_bool("ema", False, "Measure the averaged weights.", flag_values=values)
+  flags.DEFINE_integer("seeds", 3, "Draws of held-out few-shot tasks; 0 measures none.", lower_bound=0,
+                       flag_values=values)
   flags.DEFINE_string("out", None, "Also write the numbers to this JSON file.", flag_values=values)
 
 
@@ -29,7 +34,7 @@ def main(values: Any, overrides: doors.Overrides) -> int:
   """Measures and prints one name and number per line."""
   if values.workdir is None:
     raise ConfigError("--workdir", "required but not given", accepted="the folder of a run")
-  from llm_jax import experiment, pretrained
+  from llm_jax import experiment, few_shot, pretrained
   from llm_jax.training.weights import load_params
 
   config = doors.read_config(values.config, values.workdir, overrides, experiment.SCHEMA)
@@ -42,8 +47,12 @@ def main(values: Any, overrides: doors.Overrides) -> int:
   measured = run.evaluate(found.params, found.frozen)
   for name, value in {"step": found.step, **measured}.items():
     print(f"{name:<32} {value:.6g}")
+  learned = few_shot.report(run, found.params, found.frozen, values.seeds) if values.seeds else {}
+  if learned:
+    print(few_shot.table(learned, values.seeds))
   if values.out:
-    pathlib.Path(values.out).write_text(json.dumps({"step": found.step, **measured}, indent=2) + "\n", "utf-8")
+    document = {"step": found.step, **measured, **({"few_shot": learned} if learned else {})}
+    pathlib.Path(values.out).write_text(json.dumps(document, indent=2) + "\n", "utf-8")
   return 0
 
 

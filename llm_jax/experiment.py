@@ -9,20 +9,20 @@ workdir (checkpoints, metrics, report) around it.
 """
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 
-from llm_jax import launch_checks, scoring
+from llm_jax import few_shot, launch_checks, scoring
 from llm_jax.core import cache, plugins
 from llm_jax.core.config import Config, Section, plain, resolve
 from llm_jax.core.errors import ConfigError
 from llm_jax.core.model import Model
-from llm_jax.core.types import Batch, Curriculum, Learner, Loss, Objective
+from llm_jax.core.types import Curriculum, Learner
 from llm_jax.curriculum.composed import compose
 from llm_jax.data import scorers
-from llm_jax.data.corpus import Corpus, DataContext
+from llm_jax.data.corpus import DataContext
 from llm_jax.evaluation import adaptation
 from llm_jax.meta_learning.context import Context as LearnerContext
 from llm_jax.optimizers import chain, masks
@@ -33,7 +33,7 @@ from llm_jax.parallel.rules import ShardingRules
 from llm_jax.peft.adapted import Method
 from llm_jax.run import Run
 from llm_jax.training import early_stopping, faults, guard, settings
-from llm_jax.training.step import make_eval_step, make_train_step, mean_weighting
+from llm_jax.training.step import make_train_step, mean_weighting
 
 TOKENIZER = Section("how text becomes tokens", room="data/tokenizers", optional=True)
 SCHEMA: dict[str, Section] = {
@@ -109,8 +109,8 @@ def build(config: Mapping[str, Any]) -> Run:
                          about=scoring.about(curriculum, objective, reference), accumulate=train.accumulate,
                          ema=average)
   run = Run(resolved, train, corpus, model, objective, curriculum, optimizer, watch, ema, rules, step,
-            _eval_step(resolved, corpus, model, objective, learner), make_base(corpus.vocab_size, train.length),
-            reference)
+            few_shot.eval_step(resolved["adaptation"], corpus, model.apply, objective, learner),
+            make_base(corpus.vocab_size, train.length), reference, few_shot.adapts(resolved["adaptation"], learner))
   launch_checks.check_watched(run)
   return run
 
@@ -155,21 +155,3 @@ def _learner(config: Config, freeze: Any, model: Model) -> Learner:
     raise ConfigError("config.model.attention", f"{kernel!r} has first derivatives only, and config.meta_learning "
                       f"({config['meta_learning']['name']}) needs second ones", accepted="'auto' or 'xla', or order=1")
   return learner
-
-
-def _eval_step(config: Config, corpus: Corpus, model: Model, objective: Objective, learner: Learner) -> Callable:
-  """(params, frozen, batch) -> {name: Mean}: the loss of plain rows; of an episode, the curve of its adaptation."""
-  plain_step = make_eval_step(model.apply, objective)
-  episodes = launch_checks.reads_episodes
-  if not any(episodes(data.fields) for data in corpus.evals.values()) or episodes(objective.fields):
-    return plain_step
-  section = adaptation.build(**config["adaptation"])
-  rule, steps = adaptation.rule(section, learner), getattr(learner, "inner_steps", 0)
-  def step(params: Any, frozen: Any, batch: Batch) -> Any:
-    if "support" not in batch:
-      return plain_step(params, frozen, batch)
-    def loss_fn(params: Any, batch: Batch, key: Any) -> tuple[jax.Array, Loss]:
-      loss = mean_weighting(objective(model.apply, {**frozen, **params}, batch, key, {}), {})
-      return loss.total, loss
-    return adaptation.curve(section, rule, steps, tasks.map_tasks, loss_fn, params, batch)
-  return step

@@ -46,6 +46,7 @@ class Run:
   eval_step: Callable  # pure, unjitted: (params, frozen, batch) -> {name: Mean}
   base: Model  # before a PEFT method or a learner adds to it
   reference: scoring.Reference | None = None
+  adapts: bool = False  # held-out tasks can be adapted to by gradient
 
   @functools.cached_property
   def abstract_state(self) -> TrainState:
@@ -159,15 +160,18 @@ class Run:
 
   def evaluate(self, params: Any, frozen: Any, room: str = "eval") -> dict[str, float]:
     """{'eval/loss': ..., 'eval/loss/code': ...} over every evaluation set."""
+    found: dict[str, float] = {}
+    for name, data in self.corpus.evals.items():
+      found |= {evaluation_name(room, metric, name): v for metric, v in self.measure(data, params, frozen).items()}
+    return found
+
+  def measure(self, data: Any, params: Any, frozen: Any) -> dict[str, float]:
+    """{'loss': ...} over one evaluation set."""
     section = settings.evaluation(**self.config["evaluation"])
     plan = Plan(section.batch_size or self.train.batch_size, self.train.length)
     rows = rows_of_host(plan.batch, jax.process_index(), jax.process_count())
-    found: dict[str, float] = {}
-    for name, data in self.corpus.evals.items():
-      values = evaluation_loss.evaluate(self.compiled_eval_step, params, frozen, data, self.put, plan, rows,
-                                        section.batches)
-      found |= {evaluation_name(room, metric, name): v for metric, v in values.items()}
-    return found
+    return evaluation_loss.evaluate(self.compiled_eval_step, params, frozen, data, self.put, plan, rows,
+                                    section.batches)
 
   @functools.cached_property
   def evaluation_names(self) -> frozenset[str]:

@@ -71,13 +71,23 @@ class Rules:
 
 
 @dataclasses.dataclass(frozen=True)
+class HeldOutTasks:
+  """Held-out few-shot tasks for evaluation after training (data/episodes.py, data/few_shot.py). shots: support examples
+  of each class or task; gradient: episodes to adapt on; in_context: prompts, None if the examples are no tokens."""
+
+  shots: int
+  gradient: Any
+  in_context: Any = None
+
+
+@dataclasses.dataclass(frozen=True)
 class Corpus:
   """Prepared data.
 
   tokenizer: None if the data are no text; train: serves batches for ever; evals: one exact pass each, 'validation' and,
   with several domains, 'validation/<domain>'; fingerprint: changes when data, tokenizer or rules change, not with the
   seed; description: text of a few lines: what, and documents, tokens and bytes by split and domain; bad_report:
-  file:line and reason of skipped rows, or None.
+  file:line and reason of skipped rows, or None; few_shot: held-out tasks, if these are data for few-shot learning.
   """
 
   tokenizer: tokenizers.Tokenizer | None
@@ -87,6 +97,7 @@ class Corpus:
   description: str
   bad_report: pathlib.Path | None
   streams: tuple[Stream, ...] = ()
+  few_shot: HeldOutTasks | None = None
 
   @property
   def vocab_size(self) -> int:

@@ -12,7 +12,7 @@ import numpy as np
 
 from llm_jax.core.types import Batch, Plan
 from llm_jax.data.corpus import Corpus, DataContext
-from llm_jax.data.episodes import Form, corpus
+from llm_jax.data.episodes import Form, corpus, paced
 
 FIELDS = {"inputs": "(.., 1) float32: x", "targets": "(.., 1) float32: y", "weights": "(..,) float32: 1 if it counts"}
 Points = Literal["uniform", "grid"]
@@ -40,13 +40,14 @@ def build(context: DataContext, *, support: int = 10, query: int = 10, max_phase
   knobs = dict(support=support, query=query, max_phase=max_phase, points=points, eval_support=eval_support,
                eval_query=eval_query)
   return corpus("sinusoids", train, held_out, fields=FIELDS, seed=context.seed, tasks=eval_tasks, knobs=knobs,
-                form=form)
+                form=form, shots=eval_support or support)
 
 
 def episodes(random: np.random.Generator, plan: Plan, *, support: int, query: int, max_phase: float,
              grid: bool) -> Batch:
-  """plan.batch tasks. On a grid of max(support, query) points the query is the whole grid."""
-  T = plan.batch
+  """plan.batch tasks, of whose support points the plan's k_shot count. On a grid of max(support, query) points the
+  query is the whole grid."""
+  T, k_shot = plan.batch, paced(plan, "k_shot", support)
   amplitude, phase = random.uniform(0.1, 5.0, (T, 1)), random.uniform(0.0, max_phase, (T, 1))
   if grid:
     x_TG = random.permuted(np.broadcast_to(np.linspace(-5, 5, max(support, query)), (T, max(support, query))), axis=1)
@@ -54,7 +55,9 @@ def episodes(random: np.random.Generator, plan: Plan, *, support: int, query: in
   else:
     x = random.uniform(-5.0, 5.0, (T, support + query))
     parts = {"support": x[:, :support], "query": x[:, support:]}
-  return {name: _fields(x, amplitude * np.sin(x + phase)) for name, x in parts.items()}
+  batch: Batch = {name: _fields(x, amplitude * np.sin(x + phase)) for name, x in parts.items()}
+  batch["support"]["weights"][:, k_shot:] = 0.0
+  return batch
 
 
 def examples(random: np.random.Generator, plan: Plan, *, max_phase: float) -> Batch:

@@ -9,10 +9,9 @@ from functools import partial
 
 import numpy as np
 
-from llm_jax.core.errors import ConfigError
 from llm_jax.core.types import Batch, Plan
 from llm_jax.data.corpus import Corpus, DataContext
-from llm_jax.data.episodes import corpus, generator
+from llm_jax.data.episodes import checked, corpus, generator, paced
 
 FIELDS = {"inputs": "(.., V) float32: share of each word, times 16", "labels": "(..,) int32: topic, 0 to ways - 1",
           "weights": "(..,) float32: 1 if it counts"}
@@ -34,29 +33,32 @@ def build(context: DataContext, *, ways: int = 5, shots: int = 1, query: int = 1
     permute_query: shuffles the labels of held-out queries: accuracy must then be chance, or labels leak.
     eval_tasks: held-out episodes.
   """
-  for name, value in dict(ways=ways, shots=shots, query=query).items():
-    if value < 1:
-      raise ConfigError(f"config.data.{name}", f"got {value}", accepted="a whole number from 1")
+  checked(ways=(ways, 1), shots=(shots, 1), query=(query, 1))
   loadings = generator("topics", vocabulary, factors).normal(size=(vocabulary, factors)) / factors**0.5
   sampler = partial(episodes, loadings=loadings, ways=ways, shots=shots, query=query, words=words,
                     temperature=temperature)
   knobs = dict(ways=ways, shots=shots, query=query, vocabulary=vocabulary, words=words, factors=factors,
                temperature=temperature, permute_query=permute_query)
   return corpus("topics", sampler, partial(sampler, permute=permute_query), fields=FIELDS, seed=context.seed,
-                tasks=eval_tasks, knobs=knobs)
+                tasks=eval_tasks, knobs=knobs, shots=shots)
 
 
 def episodes(random: np.random.Generator, plan: Plan, *, loadings: np.ndarray, ways: int, shots: int, query: int,
              words: int, temperature: float, permute: bool = False) -> Batch:
-  """plan.batch episodes; documents of a topic are drawn independently, support and query in mixed order."""
+  """plan.batch episodes; documents of a topic are drawn independently, support and query in mixed order. The plan's
+  n_way and k_shot say how many topics and support documents count."""
+  n_way, k_shot = paced(plan, "n_way", ways, 2), paced(plan, "k_shot", shots)
   T, V = plan.batch, len(loadings)
   scores_TNV = temperature * random.normal(size=(T, ways, loadings.shape[1])) @ loadings.T
   topics_TNV = np.exp(scores_TNV - scores_TNV.max(-1, keepdims=True))
   topics_TNV /= topics_TNV.sum(-1, keepdims=True)
-  def part(each: int, shuffle_labels: bool) -> Batch:
+  def part(each: int, most: int, shuffle_labels: bool) -> Batch:
     labels = random.permuted(np.tile(np.repeat(np.arange(ways), each), (T, 1)), axis=1)
     counts = random.multinomial(words, np.take_along_axis(topics_TNV, labels[..., None], axis=1))
+    member_TSN = labels[..., None] == np.arange(ways)
+    place = (member_TSN.cumsum(1) * member_TSN).sum(-1)  # from 1, among its topic's
+    weights = ((labels < n_way) & (place <= most)).astype(np.float32)
     labels = random.permuted(labels, axis=1) if shuffle_labels else labels
     return {"inputs": (counts * (16.0 / words)).astype(np.float32).reshape(T, ways * each, V),
-            "labels": labels.astype(np.int32), "weights": np.ones(labels.shape, np.float32)}
-  return {"support": part(shots, False), "query": part(query, permute)}
+            "labels": labels.astype(np.int32), "weights": weights}
+  return {"support": part(shots, k_shot, False), "query": part(query, query, permute)}

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from llm_jax.core.errors import ConfigError
-from llm_jax.core.types import Batch, Key, LossFn, Mean, Metrics, Params
+from llm_jax.core.types import Batch, Key, Loss, LossFn, Mean, Metrics, Params
 
 Trajectory = Callable[..., Any]  # Adapts.adapt: (loss_fn, params, support, key, *, steps, each) -> stacked results
 MapTasks = Callable[[Callable[..., Any], Any], Callable[..., Any]]
@@ -56,6 +56,11 @@ def rule(section: Adaptation, learner: Any) -> Trajectory:
   return own or gradient_descent(section.lr or 0.0)
 
 
+def measurable(section: Adaptation, learner: Any) -> bool:
+  """Whether there is a rule: the learner's own, or a rate."""
+  return hasattr(learner, "adapt") or section.lr is not None
+
+
 def gradient_descent(lr: float) -> Trajectory:
   """Plain gradient descent on all trained parameters."""
   def adapt(loss_fn: LossFn, params: Params, support: Batch, key: Key | None, *, steps: int,
@@ -71,21 +76,22 @@ def gradient_descent(lr: float) -> Trajectory:
   return adapt
 
 
-def metric_name(steps: int) -> str:
+def metric_name(steps: int, name: str = "loss") -> str:
   """'loss_after_5_steps'."""
-  return f"loss_after_{steps}_step" + ("" if steps == 1 else "s")
+  return f"{name}_after_{steps}_step" + ("" if steps == 1 else "s")
 
 
 def curve(section: Adaptation, adapt: Trajectory, inner_steps: int, map_tasks: MapTasks, loss_fn: LossFn,
-          params: Params, batch: Batch) -> Metrics:
-  """{'loss_after_5_steps': Mean, ...} over the tasks of an episode batch, still sums; 'loss' and the objective's own
-  metrics are those after `inner_steps`, the number that was trained for."""
+          params: Params, batch: Batch, judge: Callable[[Params, Batch], Loss]) -> Metrics:
+  """{'loss_after_5_steps': Mean, ...} over the tasks of an episode batch, still sums, and so for the further metrics;
+  their plain names are after `inner_steps`, the number that was trained for. loss_fn: of the support set; judge: of
+  the query set."""
   most = max(*section.steps, inner_steps)
   def one_task(params: Params, task: Batch) -> Any:
-    query = lambda params: loss_fn(params, task["query"], None)[1]
+    query = lambda params: judge(params, task["query"])
     return adapt(loss_fn, params, task["support"], None, steps=most, each=query)
   losses = jax.tree.map(lambda a: a.sum(0), map_tasks(one_task, (None, 0))(params, batch))  # leaves (most + 1,)
   at = lambda step: jax.tree.map(lambda a: a[step], losses)
-  found = {metric_name(k): Mean(at(k).total, at(k).weight) for k in section.steps}
-  trained_for = at(inner_steps)
-  return {"loss": Mean(trained_for.total, trained_for.weight), **trained_for.metrics, **found}
+  numbers = lambda loss: {"loss": Mean(loss.total, loss.weight), **loss.metrics}
+  found = {metric_name(k, name): mean for k in section.steps for name, mean in numbers(at(k)).items()}
+  return {**numbers(at(inner_steps)), **found}

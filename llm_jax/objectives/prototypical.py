@@ -16,6 +16,7 @@ from llm_jax.core.types import Batch, Key, Knobs, Losses, Objective, Params
 from llm_jax.objectives.labels import losses_of
 
 FIELDS = tuple(f"{part}.{field}" for part in ("support", "query") for field in ("inputs", "labels", "weights"))
+ABSENT = 1e9  # distance of a class without support: fewer classes than there could be
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +36,7 @@ class Prototypical(Objective):
     sums_TCD = jnp.einsum("tsc,tsd->tcd", member_TSC, support_TSD)
     means_TCD = sums_TCD / jnp.maximum(member_TSC.sum(1), 1e-8)[..., None]
     distance_TQC = jnp.square(query_TQD[:, :, None] - means_TCD[:, None]).sum(-1)
+    distance_TQC = jnp.where(member_TSC.any(1)[:, None], distance_TQC, ABSENT)
     return losses_of(-distance_TQC, query["labels"], query["weights"])
 
 

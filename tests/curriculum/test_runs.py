@@ -84,6 +84,26 @@ def test_knobs_do_not_compile_again(tmp_path, compiled):
   assert len({row["curriculum/self_paced_threshold"] for row in found}) == 24 and "train/plain_loss" in found[0]
 
 
+@pytest.mark.parametrize(("data", "objective", "meta", "knobs"), [
+    (dict(name="sinusoids", support=4, query=8), "regression", "maml", {"k_shot": dict(start=1, end=4, whole=True)}),
+    (dict(name="topics", ways=4, shots=2, query=2, vocabulary=12), "prototypical", "none",
+     {"n_way": dict(start=2, end=4, whole=True), "k_shot": dict(start=1, end=2, whole=True)})])
+def test_ways_and_shots_do_not_compile_again(tmp_path, compiled, data, objective, meta, knobs):
+  compiled.clear()
+  ways = dict(ways=4) if objective == "prototypical" else {}
+  inputs = dict(inputs=12, outputs=6) if data["name"] == "topics" else {}
+  train(parity(model=dict(name="mlp", hidden=(8,), init="he", **inputs), data=data | dict(eval_tasks=16),
+               objective=dict(name=objective, **ways), meta_learning=dict(name=meta), adaptation=dict(steps=(0, 1)),
+               curriculum=dict(name="knobs", knobs=knobs, until=8),
+               evaluation=dict(every=0, batch_size=16), train=dict(steps=12, batch_size=16, length=1)), tmp_path)
+  assert compiled.count("jit(step)") == 1
+  found = [row for row in metrics.rows(tmp_path) if "train/loss" in row]
+  for name, spec in knobs.items():
+    values = [row[f"curriculum/{name}"] for row in found]
+    assert values[0] == spec["start"] and values[-1] == spec["end"]
+  assert all(np.isfinite(row["train/loss"]) for row in found)
+
+
 def test_none_is_no_curriculum_and_a_constant_schedule_is_none(folder, tmp_path):
   plain = text(folder)
   assert resolve(plain, experiment.SCHEMA) == resolve({**plain, "curriculum": "none"}, experiment.SCHEMA)

@@ -1,10 +1,13 @@
 """Episodes of masked words: the word is gone from its passages, classes are balanced, places are used once."""
 
+from functools import partial
+
 import numpy as np
 
 from llm_jax.core.types import Plan
 from llm_jax.data import masked_words
 from llm_jax.data.episodes import generator
+from llm_jax.data.few_shot import Family
 
 
 def index(seed=0, vocabulary=40, size=5000):
@@ -13,9 +16,10 @@ def index(seed=0, vocabulary=40, size=5000):
   return masked_words.places([stream], vocabulary, 20, {1})
 
 
-def take(step=0, ways=3, shots=2, query=4, tasks=5):
-  return masked_words.episodes(generator("test", step), Plan(tasks, 16), index=index(), ways=ways, shots=shots,
-                               query=query, mask=0)
+def take(step=0, ways=3, shots=2, query=4, tasks=5, form="episodes"):
+  make = partial(masked_words.make_task, index=index(), ways=ways, shots=shots, query=query, mask=0)
+  family = Family(make, ways, shots, query, between=(0,))
+  return getattr(family, form)(generator("test", step), Plan(tasks, 16 if form == "episodes" else 16 * 7))
 
 
 def test_one_label_for_each_word_and_only_the_end_counts():
@@ -43,3 +47,11 @@ def test_the_word_is_masked_wherever_it_stands_in_its_passage():
 def test_episodes_are_a_function_of_their_key():
   np.testing.assert_array_equal(take(1)["query"]["tokens"], take(1)["query"]["tokens"])
   assert (take(1)["query"]["tokens"] != take(2)["query"]["tokens"]).any()
+
+
+def test_in_context_the_label_of_the_query_has_been_shown():
+  batch = take(form="prompts")
+  for tokens, targets, weights in zip(batch["tokens"], batch["targets"], batch["weights"]):
+    (asked,) = np.flatnonzero(weights)
+    assert tokens[asked] == 0 and (targets[:asked] == targets[asked]).any()
+    assert asked == 7 * 16 - 2  # every part of the row is used; the label itself is not read
