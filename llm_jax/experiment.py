@@ -25,6 +25,7 @@ from llm_jax.data import scorers
 from llm_jax.data.corpus import DataContext
 from llm_jax.evaluation import adaptation
 from llm_jax.meta_learning.context import Context as LearnerContext
+from llm_jax.objectives import mix
 from llm_jax.optimizers import chain, masks
 from llm_jax.optimizers import ema as weight_average
 from llm_jax.parallel import mesh as device_mesh
@@ -40,7 +41,8 @@ SCHEMA: dict[str, Section] = {
     "model": Section("the network", room="models"),
     "peft": Section("fine-tuning of few parameters", room="peft", optional=True),
     "data": Section("the text", room="data", nested={"tokenizer": TOKENIZER}),
-    "objective": Section("what is learned", room="objectives", default={"name": "causal_lm"}),
+    "objective": Section("what is learned", room="objectives", default={"name": "causal_lm"}, nested={
+        "parts": Section("objectives of a mix", room="objectives", many=True, shared=(mix.share,))}),
     "curriculum": Section("data scheduler, or a list of them", room="curriculum", default={"name": "none"}, many=True,
                           nested={"scorer": Section("difficulty of a row", room=scorers.ROOM)}),
     "meta_learning": Section("loss scheduler", room="meta_learning", default={"name": "none"}),

@@ -36,6 +36,7 @@ def batch(rows: int = 8, length: int = 64, *, seed: int = 0, documents: bool = T
               positions=positions.astype(np.int32))
   if not documents:
     del made["segment_ids"], made["positions"]
+    made["weights"] = np.ones((rows, length), np.float32)
   return jax.tree.map(jnp.asarray, made)
 
 

@@ -1,0 +1,73 @@
+"""Any mix of objectives: each makes its own pass over the batch, and the loss is the sum of their means by weight.
+
+    c.objective = dict(name='mix', parts=[dict(name='masked_lm', weight=1.0), dict(name='sentence_order', weight=0.1)])
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+
+from llm_jax.core import plugins
+from llm_jax.core.errors import ConfigError
+from llm_jax.core.types import Batch, Key, Knobs, Losses, Objective, Params, Vocabulary
+from llm_jax.objectives.combined import Part, combine
+
+KEY = "config.objective.parts"
+
+
+@dataclasses.dataclass(frozen=True)
+class Mix(Objective):
+  """parts: (name, weight, objective); the metrics of each begin with its name, with a number where one comes twice."""
+
+  parts: tuple[tuple[str, float, Objective], ...]
+
+  @property
+  def fields(self) -> tuple[str, ...]:  # type: ignore[override]
+    return tuple(dict.fromkeys(f for _, _, part in self.parts for f in part.fields))
+
+  @property
+  def needs(self) -> tuple[str, ...]:  # type: ignore[override]
+    return tuple(dict.fromkeys(n for _, _, part in self.parts for n in part.needs))
+
+  def for_tokenizer(self, tokenizer: Vocabulary) -> "Mix":
+    return Mix(tuple((name, weight, part.for_tokenizer(tokenizer)) for name, weight, part in self.parts))
+
+  def __call__(self, apply: Callable, params: Params, batch: Batch, key: Key | None, knobs: Knobs) -> Losses:
+    own = lambda i: None if key is None else jax.random.fold_in(key, i)
+    return combine([Part(name, weight, part(apply, params, batch, own(i), knobs))
+                    for i, (name, weight, part) in enumerate(self.parts)])
+
+
+def share(*, weight: float = 1.0) -> float:
+  """What every part of a mix has beside its own knobs.
+
+  Args:
+    weight: factor of the part's mean loss.
+  """
+  return weight
+
+
+def build(*, parts: list) -> Mix:
+  """Several objectives at once.
+
+  Args:
+    parts: list of objectives, each with its knobs and a `weight`.
+
+  Raises:
+    ConfigError: no part, a weight that is not positive, or a part over episodes.
+  """
+  if not parts:
+    raise ConfigError(KEY, "an empty list", accepted="[dict(name='masked_lm', weight=1.0), ...]")
+  specs = [{"name": spec} if isinstance(spec, str) else spec for spec in parts]
+  found: list[tuple[str, float, Objective]] = []
+  for i, spec in enumerate(specs):
+    weight = plugins.check_type(spec.get("weight", 1.0), float, f"{KEY}[{i}].weight")
+    if weight <= 0:
+      raise ConfigError(f"{KEY}[{i}].weight", f"got {weight:g}", accepted="a number above 0")
+    part = plugins.bind("objectives", {k: v for k, v in spec.items() if k != "weight"}, f"{KEY}[{i}]")()
+    if any(f.startswith("support.") for f in part.fields):
+      raise ConfigError(f"{KEY}[{i}].name", f"{spec['name']!r} reads whole episodes", accepted="objectives over rows")
+    earlier = sum(other["name"] == spec["name"] for other in specs[:i])
+    found.append((f"{spec['name']}_{earlier + 1}" if earlier else spec["name"], weight, part))
+  return Mix(tuple(found))
