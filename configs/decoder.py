@@ -1,9 +1,10 @@
-"""Llama, Mistral, Qwen and Gemma sizes.
+"""Llama, Mistral, Mixtral, Qwen and Gemma sizes.
 
     python -m llm_jax.train --config=configs/decoder.py:debug --workdir=/tmp/llama
     python -m llm_jax.train --config=configs/decoder.py:llama3.2-1b --workdir=runs/llama \
         --config.data.name=text_folder --config.data.path=/data/books
     python -m llm_jax.train --config=configs/decoder.py:qwen3-0.6b --workdir=runs/tuned --init_from=/models/Qwen3-0.6B
+    python -m llm_jax.train --config=configs/decoder.py:mixtral-8x7b --workdir=runs/mixtral --config.mesh.fsdp=-1
 
 The default text is the embedded one, so that every size can be tried.
 """

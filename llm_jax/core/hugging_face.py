@@ -34,11 +34,13 @@ class Tensor:
 
   name: template with one placeholder per stacked axis of ours; load(theirs, shapes of ours for one layer) -> ours;
   save(ours) -> theirs. Several of ours share one of theirs when it is fused. Axes are never guessed from sizes.
+  layers: their numbers of our layers, where a stack holds only some; None: 0, 1, 2 ...
   """
 
   name: str
   load: Callable[[np.ndarray, Shapes], Arrays]
   save: Callable[[Arrays], np.ndarray]
+  layers: tuple[int, ...] | None = None
 
 
 Names = dict[str | tuple[str, ...], Tensor]  # {our name, or names of a fused tensor: their tensor}
@@ -85,6 +87,11 @@ def norm(ours: str, theirs: str) -> Names:
 def embedding(ours: str, theirs: str) -> Names:
   """A table (count, width), the same on both sides."""
   return same(f"{ours}.embedding", f"{theirs}.weight")
+
+
+def only_layers(layers: Sequence[int], names: Names) -> Names:
+  """These rows for a stack that holds only the layers of these numbers; `{layer}` is its first axis."""
+  return {ours: dataclasses.replace(tensor, layers=tuple(layers)) for ours, tensor in names.items()}
 
 
 def _columns(x_IO: np.ndarray, shapes: Shapes, inputs: int) -> Arrays:

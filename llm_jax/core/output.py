@@ -10,6 +10,8 @@ from typing import Any
 
 import jax
 
+from llm_jax.core.types import Metrics
+
 
 @dataclasses.dataclass
 class Output:
@@ -18,7 +20,8 @@ class Output:
   hidden: (B, L, D) after the final norm; unembed: (..., D) -> (..., V) scores; scores: logits when they are not an
   unembedding (classification heads); hidden_states: one (B, L, D) per layer and one more, when asked for; cache: the
   KV cache or recurrent carry after this call; auxiliary: scalar loss of the architecture (MoE balance), already
-  weighted; extra: named heads beside the main one, e.g. 'mc_logits'.
+  weighted; extra: named heads beside the main one, e.g. 'mc_logits'; metrics: numbers of the architecture that are
+  worth a curve (expert load), which objectives hand on.
   """
 
   hidden: jax.Array | None = None
@@ -28,6 +31,7 @@ class Output:
   cache: Any = None
   auxiliary: jax.Array | float = 0.0
   extra: dict[str, jax.Array] = dataclasses.field(default_factory=dict)
+  metrics: Metrics = dataclasses.field(default_factory=dict)
 
   @property
   def logits(self) -> jax.Array:
@@ -45,12 +49,13 @@ class Output:
 
 def _flatten(output: Output) -> tuple[tuple, None]:
   scores = output.logits if output.unembed is not None else output.scores
-  return (output.hidden, scores, output.hidden_states, output.cache, output.auxiliary, output.extra), None
+  return (output.hidden, scores, output.hidden_states, output.cache, output.auxiliary, output.extra,
+          output.metrics), None
 
 
 def _unflatten(_: None, children: tuple) -> Output:
-  hidden, scores, hidden_states, cache, auxiliary, extra = children
-  return Output(hidden, None, scores, hidden_states, cache, auxiliary, extra)
+  hidden, scores, *rest = children
+  return Output(hidden, None, scores, *rest)
 
 
 jax.tree_util.register_pytree_node(Output, _flatten, _unflatten)

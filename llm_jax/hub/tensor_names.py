@@ -33,7 +33,8 @@ def places(names: Names, shapes: Mapping[str, Any]) -> dict[str, Place]:
       raise ValueError(f"the row of {tensor.name} wants {ours}, the model has only {have}")
     fields = [field for _, field, _, _ in string.Formatter().parse(tensor.name) if field]
     for index in itertools.product(*map(range, shapes[ours[0]].shape[:len(fields)])):
-      found[tensor.name.format(**dict(zip(fields, index)))] = (ours, tensor, index)
+      numbers = index if tensor.layers is None else (tensor.layers[index[0]], *index[1:])
+      found[tensor.name.format(**dict(zip(fields, numbers)))] = (ours, tensor, index)
     covered |= set(ours)
   if covered != set(shapes):
     raise ValueError(f"no row for {sorted(set(shapes) - covered)}")

@@ -1,12 +1,13 @@
 """Running a stack of equal layers: scanned or unrolled, with rematerialisation by name.
 
 `blocks` is one module whose leaves have a leading 'layers' axis (core/model.py, `stack`). Layers may differ in what is
-not a parameter (`kinds`: a sliding window, a rope base); the scan then runs over one period of the pattern.
+not a parameter (`kinds`: a sliding window, a rope base) and in a part that only some have (`parts`); the scan then runs
+over one period of the pattern.
 """
 
 import contextlib
 import contextvars
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -61,7 +62,8 @@ def period(kinds: Sequence[Any]) -> int:
 
 def run(blocks: Any, carry: Any, call: Callable[[Any, Any, jax.Array | int, Any, Any], Any], *, kinds: Sequence[Any],
         scan: bool = True, remat: str = "none", per_layer: Any = None,
-        collect: Callable[[Any], Any] | None = None) -> tuple[Any, Any]:
+        collect: Callable[[Any], Any] | None = None, parts: Mapping[Any, Any] | None = None,
+        part_of: Sequence[Any] = ()) -> tuple[Any, Any]:
   """Applies the layers in order -> (carry, collected).
 
   Args:
@@ -73,8 +75,12 @@ def run(blocks: Any, carry: Any, call: Callable[[Any, Any, jax.Array | int, Any,
     remat: name of a policy in POLICIES.
     per_layer: pytree of arrays with a leading N axis, e.g. dropout keys.
     collect: what to keep of the carry before each layer, stacked over layers (hidden states); None keeps nothing.
+    parts: stacked modules that only some layers have, by name, each in the order of its layers (dense and sparse
+      feed-forward blocks). part_of: the name of each layer's; `call` then gets (block, part) for the block.
   """
   count, scan = len(kinds), scan and not is_unrolled()
+  layer_of = lambda blocks, parts, i: _at(blocks, i) if not parts else (
+      _at(blocks, i), _at(parts[part_of[i]], list(part_of[:i]).count(part_of[i])))
   def step(carry: Any, block: Any, index: jax.Array | int, kind: Any, extra: Any) -> tuple[Any, Any]:
     kept = None if collect is None else collect(carry)
     body = lambda block, carry, index, extra: call(block, carry, index, kind, extra)
@@ -82,24 +88,25 @@ def run(blocks: Any, carry: Any, call: Callable[[Any, Any, jax.Array | int, Any,
       body = jax.checkpoint(body, policy=POLICIES[check_policy(remat)], prevent_cse=not scan)
     return body(block, carry, index, extra), kept
 
-  size = period(kinds) if scan else count
+  size = period(list(zip(kinds, part_of)) if parts else kinds) if scan else count
   repeats = count // size if scan else 0
   whole = repeats * size
   kept_parts = []
   if repeats:
-    fold = lambda tree: jax.tree.map(lambda a: a[:whole].reshape(repeats, size, *a.shape[1:]), tree)
+    fold = lambda tree, n=size: jax.tree.map(lambda a: a[:repeats * n].reshape(repeats, n, *a.shape[1:]), tree)
+    of_period = {name: fold(part, list(part_of[:size]).count(name)) for name, part in (parts or {}).items()}
     def group(carry: Any, xs: Any) -> tuple[Any, Any]:
-      layers, extras, first = xs
+      layers, of_period, extras, first = xs
       kept = []
       for i in range(size):
-        carry, k = step(carry, _at(layers, i), first + i, kinds[i], _at(extras, i))
+        carry, k = step(carry, layer_of(layers, of_period, i), first + i, kinds[i], _at(extras, i))
         kept.append(k)
       return carry, None if collect is None else jax.tree.map(lambda *a: jnp.stack(a), *kept)
-    carry, kept = jax.lax.scan(group, carry, (fold(blocks), fold(per_layer), jnp.arange(repeats) * size))
+    carry, kept = jax.lax.scan(group, carry, (fold(blocks), of_period, fold(per_layer), jnp.arange(repeats) * size))
     kept_parts.append(jax.tree.map(lambda a: a.reshape(whole, *a.shape[2:]), kept))
   tail = []
   for i in range(whole, count):
-    carry, k = step(carry, _at(blocks, i), i, kinds[i], _at(per_layer, i))
+    carry, k = step(carry, layer_of(blocks, parts, i), i, kinds[i], _at(per_layer, i))
     tail.append(k)
   if collect is None:
     return carry, None

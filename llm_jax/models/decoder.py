@@ -1,12 +1,14 @@
-"""The Llama family of decoders: Llama 2 and 3, Mistral, Qwen 2 and 3, Gemma 1, 2 and 3, as one architecture.
+"""The Llama family of decoders: Llama 2 and 3, Mistral, Mixtral, Qwen 2 and 3, Qwen 3 MoE, Gemma 1, 2 and 3.
 
-RMSNorm before each half (Gemma 2 and 3: around), rotary positions, grouped keys, a gated feed-forward block. What
-differs is in the config: biases, per-head norms of queries and keys, windows and rope bases per layer, caps, scales.
+RMSNorm before each half (Gemma 2 and 3: around), rotary positions, grouped keys, a gated feed-forward block or experts.
+What differs is in the config (decoder_config.py): biases, per-head norms of queries and keys, windows and rope bases of
+layers, caps, scales, which layers have experts.
 """
 
 import dataclasses
+import math
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -24,124 +26,13 @@ from llm_jax.layers.block import Block
 from llm_jax.layers.dot_product import Implementation, Visibility
 from llm_jax.layers.dropout import check_rate, dropout, split
 from llm_jax.layers.embedding import Embedding
+from llm_jax.layers.experts import Experts, Routed
 from llm_jax.layers.feed_forward import FeedForward, activation
-from llm_jax.layers.linear import normal
+from llm_jax.layers.linear import Init, normal
 from llm_jax.layers.norm import RMSNorm
 from llm_jax.layers.positions import Rope, inverse_frequencies, rotation
+from llm_jax.models.decoder_config import VARIANTS, DecoderConfig
 from llm_jax.parallel.rules import constrain
-
-Span = Literal["full", "local"]
-
-
-@dataclasses.dataclass(frozen=True)
-class DecoderConfig:
-  """One architecture of the family; widths and counts, no training settings."""
-
-  vocab_size: int
-  family: str = "llama"  # whose Hugging Face class it is: llama, mistral, qwen2, qwen3, gemma, gemma2, gemma3_text
-  positions: int = 4096  # longest sequence it was made for; some rope scalings read it
-  width: int = 4096
-  depth: int = 32
-  heads: int = 32
-  kv_heads: int = 32
-  head_width: int = 128
-  hidden: int = 11008
-  act: str = "silu"
-  norms: Literal["pre", "sandwich"] = "pre"
-  epsilon: float = 1e-5
-  norm_offset: bool = False  # norms multiply by 1 + scale (Gemma)
-  scale_embedding: bool = False  # embeddings times sqrt(width) (Gemma)
-  qkv_bias: bool = False
-  out_bias: bool = False
-  mlp_bias: bool = False
-  qk_norm: bool = False  # RMSNorm of each query and key head (Qwen 3, Gemma 3)
-  spans: tuple[Span, ...] = ("full",)  # repeated over the layers; 'local' layers see `window` tokens
-  window: int | None = None
-  rope: Rope = Rope()
-  local_rope: Rope | None = None  # of 'local' layers; None: the same
-  attention_scale: float | None = None  # None: head_width ** -0.5
-  attention_cap: float | None = None
-  logit_cap: float | None = None
-  dropout: float = 0.0
-  attention_dropout: float = 0.0
-  tied: bool = False
-  head: output_heads.Head = "lm"
-  labels: int = 2
-  pad_token: int | None = None
-  carried: str = "{}"  # JSON of config.json keys that change no number (token ids, names of labels)
-  dtype: str = "float32"
-  remat: str = "none"
-  scan: bool = True
-  attention: Implementation = "auto"
-
-
-def llama3_scaling(factor: float) -> tuple[tuple[str, Any], ...]:
-  """Llama 3.1's and 3.2's rope scaling from 8,192 trained positions."""
-  return (("factor", factor), ("high_freq_factor", 4.0), ("low_freq_factor", 1.0),
-          ("original_max_position_embeddings", 8192))
-
-
-def _sizes(width: int, hidden: int, depth: int, heads: int, kv_heads: int, head_width: int,
-           **more: Any) -> dict[str, Any]:
-  return dict(width=width, hidden=hidden, depth=depth, heads=heads, kv_heads=kv_heads, head_width=head_width) | more
-
-
-LLAMA2 = dict(family="llama", positions=4096, epsilon=1e-5)
-LLAMA3 = LLAMA2 | dict(positions=8192, rope=Rope(500_000.0))
-LLAMA32 = LLAMA3 | dict(positions=131_072, rope=Rope(500_000.0, "llama3", llama3_scaling(32.0)), tied=True)
-MISTRAL = dict(family="mistral", positions=32_768, epsilon=1e-5, spans=("local",), window=4096)
-QWEN2 = dict(family="qwen2", positions=131_072, epsilon=1e-6, rope=Rope(1_000_000.0), qkv_bias=True)
-QWEN3 = dict(family="qwen3", positions=32_768, epsilon=1e-6, rope=Rope(1_000_000.0), qk_norm=True)
-GEMMA = dict(family="gemma", positions=8192, epsilon=1e-6, act="gelu_pytorch_tanh", norm_offset=True,
-             scale_embedding=True, tied=True)
-GEMMA2 = GEMMA | dict(family="gemma2", norms="sandwich", spans=("local", "full"), window=4096, attention_cap=50.0,
-                      logit_cap=30.0, attention_scale=256**-0.5)
-GEMMA3 = GEMMA | dict(family="gemma3_text", norms="sandwich", qk_norm=True, spans=("local",) * 5 + ("full",),
-                      window=512, positions=32_768, rope=Rope(1_000_000.0), local_rope=Rope(10_000.0),
-                      attention_scale=256**-0.5)
-GEMMA3_LONG = GEMMA3 | dict(window=1024, positions=131_072, rope=Rope(1_000_000.0, "linear", (("factor", 8.0),)))
-DEBUG = _sizes(64, 160, 2, 4, 2, 16, positions=128)
-LOCAL_DEBUG = DEBUG | dict(depth=4, window=8, attention_scale=24**-0.5)
-
-# Touvron et al. 2023, Grattafiori et al. 2024, Jiang et al. 2023, Qwen 2024 and 2025, Gemma Team 2024, 2024b and 2025:
-# the tables of architecture, and the published config.json for what they leave out.
-VARIANTS: dict[str, dict[str, Any]] = {
-    "debug": LLAMA3 | DEBUG,
-    "debug-mistral": MISTRAL | DEBUG | dict(window=8),
-    "debug-qwen2": QWEN2 | DEBUG | dict(tied=True),
-    "debug-qwen3": QWEN3 | DEBUG,
-    "debug-gemma": GEMMA | DEBUG | dict(kv_heads=1),
-    "debug-gemma2": GEMMA2 | LOCAL_DEBUG | dict(attention_cap=2.0, logit_cap=12.0),
-    "debug-gemma3": GEMMA3 | LOCAL_DEBUG | dict(spans=("local", "local", "full")),
-    "llama2-7b": LLAMA2 | _sizes(4096, 11_008, 32, 32, 32, 128),
-    "llama2-13b": LLAMA2 | _sizes(5120, 13_824, 40, 40, 40, 128),
-    "llama2-70b": LLAMA2 | _sizes(8192, 28_672, 80, 64, 8, 128),
-    "llama3-8b": LLAMA3 | _sizes(4096, 14_336, 32, 32, 8, 128),
-    "llama3-70b": LLAMA3 | _sizes(8192, 28_672, 80, 64, 8, 128),
-    "llama3.2-1b": LLAMA32 | _sizes(2048, 8192, 16, 32, 8, 64),
-    "llama3.2-3b": LLAMA32 | _sizes(3072, 8192, 28, 24, 8, 128),
-    "mistral-7b": MISTRAL | _sizes(4096, 14_336, 32, 32, 8, 128),
-    "qwen2-0.5b": QWEN2 | _sizes(896, 4864, 24, 14, 2, 64, tied=True),
-    "qwen2-1.5b": QWEN2 | _sizes(1536, 8960, 28, 12, 2, 128, tied=True),
-    "qwen2-7b": QWEN2 | _sizes(3584, 18_944, 28, 28, 4, 128),
-    "qwen2-72b": QWEN2 | _sizes(8192, 29_568, 80, 64, 8, 128, epsilon=1e-5),
-    "qwen3-0.6b": QWEN3 | _sizes(1024, 3072, 28, 16, 8, 128, tied=True),
-    "qwen3-1.7b": QWEN3 | _sizes(2048, 6144, 28, 16, 8, 128, tied=True),
-    "qwen3-4b": QWEN3 | _sizes(2560, 9728, 36, 32, 8, 128, tied=True),
-    "qwen3-8b": QWEN3 | _sizes(4096, 12_288, 36, 32, 8, 128),
-    "qwen3-14b": QWEN3 | _sizes(5120, 17_408, 40, 40, 8, 128),
-    "qwen3-32b": QWEN3 | _sizes(5120, 25_600, 64, 64, 8, 128),
-    "gemma-2b": GEMMA | _sizes(2048, 16_384, 18, 8, 1, 256),
-    "gemma-7b": GEMMA | _sizes(3072, 24_576, 28, 16, 16, 256),
-    "gemma2-2b": GEMMA2 | _sizes(2304, 9216, 26, 8, 4, 256),
-    "gemma2-9b": GEMMA2 | _sizes(3584, 14_336, 42, 16, 8, 256),
-    "gemma2-27b": GEMMA2 | _sizes(4608, 36_864, 46, 32, 16, 128, attention_scale=144**-0.5),
-    "gemma3-270m": GEMMA3 | _sizes(640, 2048, 18, 4, 1, 256),
-    "gemma3-1b": GEMMA3 | _sizes(1152, 6912, 26, 4, 1, 256),
-    "gemma3-4b": GEMMA3_LONG | _sizes(2560, 10_240, 34, 8, 4, 256),
-    "gemma3-12b": GEMMA3_LONG | _sizes(3840, 15_360, 48, 16, 8, 256),
-    "gemma3-27b": GEMMA3_LONG | _sizes(5376, 21_504, 62, 32, 16, 128, attention_scale=168**-0.5),
-}
 
 
 class Decoder(nnx.Module):
@@ -151,6 +42,10 @@ class Decoder(nnx.Module):
     self.config = config
     self.tokens = Embedding(rngs, config.vocab_size, config.width, dtype=jnp.dtype(config.dtype))
     self.blocks = stack(lambda r: _block(r, config), config.depth, rngs)
+    sparse = len(config.sparse_layers)
+    self.sparse = stack(lambda r: _experts(r, config), sparse, rngs) if sparse else None
+    dense = config.depth - sparse if sparse else 0
+    self.dense = stack(lambda r: _feed_forward(r, config), dense, rngs) if dense else None
     self.final_norm = _norm(rngs, config)
     self.head = output_heads.lm_head(rngs, config.head, config.width, config.vocab_size, config.tied)
     self.classifier = output_heads.classifier(rngs, config.head, config.width, config.labels, config.pad_token)
@@ -158,8 +53,11 @@ class Decoder(nnx.Module):
   def __call__(self, input_ids: jax.Array, *, attention_mask: jax.Array | None = None,
                position_ids: jax.Array | None = None, segment_ids: jax.Array | None = None,
                cache: kv.Cache | None = None, key: jax.Array | None = None,
-               output_hidden_states: bool = False) -> Output:
-    """input_ids (B, L), the other arrays too; see layers/decoding.py for their meaning."""
+               output_hidden_states: bool = False, output_router_logits: bool = False) -> Output:
+    """input_ids (B, L), the other arrays too; see layers/decoding.py for their meaning.
+
+    output_router_logits: adds extra['router_logits'] (sparse layers, B * L, E) and extra['aux_loss'], not weighted.
+    """
     config = self.config
     inputs = decoding.prepare(input_ids, attention_mask, position_ids, segment_ids, cache,
                               padding_reads=config.head == "question")
@@ -168,29 +66,41 @@ class Decoder(nnx.Module):
     if config.scale_embedding:
       x = x * jnp.asarray(config.width**0.5, x.dtype)  # rounded to the compute dtype, as the published models were run
     x = constrain(dropout(x, config.dropout, embed_key), "batch", "length", "width")
-    x, cache, hidden_states = self._layers(x, inputs, layers_key, output_hidden_states)
+    valid = None if inputs.segments is None else inputs.segments[0] > 0
+    x, cache, routed, hidden_states = self._layers(x, inputs, valid, layers_key, output_hidden_states,
+                                                   output_router_logits)
     x = self.final_norm(x)
     if hidden_states is not None:
       hidden_states = (*hidden_states, x)
+    of_experts = {} if routed is None else routed.output(config.sparse_layers, config.balance_weight,
+                                                         config.router_z_weight)
     return output_heads.output(config.head, self.classifier, x, input_ids, self.unembed, cache=cache,
-                               hidden_states=hidden_states)
+                               hidden_states=hidden_states, **of_experts)
 
-  def _layers(self, x, inputs: decoding.DecoderInputs, key, collect: bool):
+  def _layers(self, x, inputs: decoding.DecoderInputs, valid, key, collect: bool, collect_logits: bool):
     config = self.config
     kinds = _kinds(config)
-    rotations = {rope: _rotation(config, rope, inputs.positions) for _, rope in set(kinds)}
+    rotations = {rope: _rotation(config, rope, inputs.positions) for _, rope, _ in set(kinds)}
 
     def call(block, carry, layer, kind, key):
-      x, cache = carry
-      window, rope = kind
+      x, cache, routed = carry
+      window, rope, sparse = kind
+      block, feed_forward = block if parts else (block, None)
       visibility = Visibility(window=window, segments=inputs.segments, offset=inputs.offset)
-      return block(x, visibility, rotations[rope], cache=cache, layer=layer, key=key)
+      more = dict(valid_BL=valid, key=None if key is None else jax.random.fold_in(key, 0)) if sparse else None
+      x, cache, said = block.run(x, visibility, rotations[rope], cache, layer, key=key, feed_forward=feed_forward,
+                                 inputs=more)
+      return x, cache, routed.add(layer, *said) if sparse else routed
     keys = None if key is None else jax.random.split(key, config.depth)
-    (x, cache), kept = layer_stack.run(self.blocks, (x, inputs.cache), call, kinds=kinds, scan=config.scan,
-                                       remat=config.remat, per_layer=keys,
-                                       collect=(lambda carry: carry[0]) if collect else None)
+    experts = config.experts
+    parts = {True: self.sparse, False: self.dense} if experts else None
+    routed = Routed.start(config.depth, math.prod(x.shape[:2]), experts, collect_logits) if experts else None
+    (x, cache, routed), kept = layer_stack.run(
+        self.blocks, (x, inputs.cache, routed), call, kinds=kinds, scan=config.scan, remat=config.remat,
+        per_layer=keys, collect=(lambda carry: carry[0]) if collect else None, parts=parts,
+        part_of=[sparse for _, _, sparse in kinds])
     cache = None if cache is None else kv.advance(cache, x.shape[1])
-    return x, cache, None if kept is None else tuple(kept)
+    return x, cache, routed, None if kept is None else tuple(kept)
 
   def unembed(self, hidden: jax.Array) -> jax.Array:
     """(..., D) -> (..., V) scores, capped where the config says so."""
@@ -204,10 +114,10 @@ class Decoder(nnx.Module):
     return kv.init_cache(c.depth, batch, length, c.kv_heads, c.head_width, jnp.dtype(c.dtype))
 
 
-def _kinds(c: DecoderConfig) -> list[tuple[int | None, Rope]]:
-  """(window, rope) of each layer."""
+def _kinds(c: DecoderConfig) -> list[tuple[int | None, Rope, bool]]:
+  """(window, rope, whether it has experts) of each layer."""
   of_span = {"full": (None, c.rope), "local": (c.window, c.local_rope or c.rope)}
-  return [of_span[c.spans[i % len(c.spans)]] for i in range(c.depth)]
+  return [(*of_span[c.spans[i % len(c.spans)]], i in c.sparse_layers) for i in range(c.depth)]
 
 
 def _rotation(c: DecoderConfig, rope: Rope, positions_BL: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -220,15 +130,27 @@ def _norm(rngs: nnx.Rngs, c: DecoderConfig) -> RMSNorm:
 
 
 def _block(rngs: nnx.Rngs, c: DecoderConfig) -> Block:
-  residual = normal(0.02 / (2 * c.depth) ** 0.5)  # as GPT-2: residual projections shrink with depth
   options = AttentionOptions(scale=c.attention_scale, soft_cap=c.attention_cap, dropout=c.attention_dropout,
                              implementation=c.attention)
   attention = Attention(rngs, c.width, c.heads, c.head_width, kv_heads=c.kv_heads, bias=c.qkv_bias, out_bias=c.out_bias,
                         qk_norm=dict(epsilon=c.epsilon, offset=c.norm_offset) if c.qk_norm else None,
-                        out_init=residual, options=options)
-  feed_forward = FeedForward(rngs, c.width, c.hidden, act=c.act, gated=True, bias=c.mlp_bias, out_init=residual)
-  return Block(partial(_norm, rngs, c), attention, feed_forward, norms=c.norms, dropout=c.dropout,
-               split_remat=c.remat == "split")
+                        out_init=_residual(c), options=options)
+  return Block(partial(_norm, rngs, c), attention, None if c.experts else _feed_forward(rngs, c), norms=c.norms,
+               dropout=c.dropout, split_remat=c.remat == "split")
+
+
+def _residual(c: DecoderConfig) -> Init:
+  return normal(0.02 / (2 * c.depth) ** 0.5)  # as GPT-2: residual projections shrink with depth
+
+
+def _feed_forward(rngs: nnx.Rngs, c: DecoderConfig) -> FeedForward:
+  return FeedForward(rngs, c.width, c.hidden, act=c.act, gated=True, bias=c.mlp_bias, out_init=_residual(c))
+
+
+def _experts(rngs: nnx.Rngs, c: DecoderConfig) -> Experts:
+  return Experts(rngs, c.width, c.expert_hidden or c.hidden, experts=c.experts or 0, per_token=c.experts_per_token,
+                 act=c.act, normalise=c.normalise_experts, capacity=c.capacity, jitter=c.router_jitter,
+                 out_init=_residual(c))
 
 
 def from_config(config: DecoderConfig) -> Model:
@@ -247,24 +169,43 @@ def from_config(config: DecoderConfig) -> Model:
     raise ConfigError("config.model.head_width", f"rotary positions need an even width, got {config.head_width}")
   if "local" in config.spans and config.window is None:
     raise ConfigError("config.model.window", "local layers need a window", accepted="a number of tokens")
-  for rope in {rope for _, rope in _kinds(config)}:
+  for rope in {rope for _, rope, _ in _kinds(config)}:
     inverse_frequencies(rope, config.head_width, 1, config.positions)
   activation(config.act, "config.model.act")
+  _check_experts(config)
   layer_stack.check_policy(config.remat)
   return Model.from_module(lambda rngs: Decoder(rngs, config), config, offers=output_heads.OFFERS[config.head])
+
+
+def _check_experts(c: DecoderConfig) -> None:
+  if c.experts is None:
+    return
+  check_counts("config.model", experts=c.experts, experts_per_token=c.experts_per_token, expert_hidden=c.expert_hidden,
+               sparse_step=c.sparse_step)
+  if c.experts_per_token > c.experts:
+    raise ConfigError("config.model.experts_per_token", f"{c.experts_per_token} of {c.experts} experts",
+                      accepted=f"1 to {c.experts}")
+  if not c.sparse_layers:
+    raise ConfigError("config.model.experts", f"no layer of {c.depth} has them",
+                      accepted="experts=None, or a sparse_step and dense_layers that leave some")
+  if c.capacity is not None and c.capacity <= 0:
+    raise ConfigError("config.model.capacity", f"got {c.capacity}", accepted="a number above 0, or None")
 
 
 def build(vocab_size: int, length: int, *, variant: str = "llama3.2-1b", width: int | None = None,
           depth: int | None = None, heads: int | None = None, kv_heads: int | None = None,
           head_width: int | None = None, hidden: int | None = None, act: str | None = None, window: int | None = None,
-          rope_theta: float | None = None, dropout: float = 0.0, tied: bool | None = None,
+          rope_theta: float | None = None, experts: int | None = None, experts_per_token: int | None = None,
+          expert_hidden: int | None = None, balance_weight: float | None = None, router_z_weight: float = 0.0,
+          capacity: float | None = None, dropout: float = 0.0, tied: bool | None = None,
           dtype: Literal["float32", "bfloat16"] = "float32", remat: str = "none", scan: bool = True,
           attention: Implementation = "auto") -> Model:
   """A decoder of the Llama family for `vocab_size` tokens and rows of `length`.
 
   Args:
     variant: published size: llama2-7b, llama3-8b, llama3.2-1b, mistral-7b, qwen2-0.5b, qwen3-0.6b, gemma-2b, gemma2-2b,
-      gemma3-1b and their larger ones; debug and debug-FAMILY run anywhere.
+      gemma3-1b and their larger ones; of experts mixtral-8x7b, qwen3-30b-a3b and larger; debug and debug-FAMILY run
+      anywhere.
     width: model width D; None takes the variant's, as for the next ones.
     depth: number of layers.
     heads: query heads.
@@ -274,6 +215,12 @@ def build(vocab_size: int, length: int, *, variant: str = "llama3.2-1b", width: 
     act: activation of the gate, by Hugging Face's names.
     window: tokens that local layers see.
     rope_theta: base of the rotary positions (of the global layers).
+    experts: number of experts of a sparse layer; None takes the variant's, as for the next three.
+    experts_per_token: experts that a token is sent to.
+    expert_hidden: feed-forward width of one expert.
+    balance_weight: weight of the loss that spreads tokens over experts (Fedus et al. 2022).
+    router_z_weight: weight of the loss that keeps router logits small (Zoph et al. 2022: 1e-3).
+    capacity: an expert takes at most so many times the mean load of a row, the rest is dropped; None drops nothing.
     dropout: rate on embeddings, residuals and attention weights.
     tied: share the token embedding with the output head.
     dtype: compute type; parameters, norms, softmax and loss stay float32.
@@ -284,10 +231,12 @@ def build(vocab_size: int, length: int, *, variant: str = "llama3.2-1b", width: 
   if variant not in VARIANTS:
     raise unknown_name("config.model.variant", variant, list(VARIANTS))
   given = dict(width=width, depth=depth, heads=heads, kv_heads=kv_heads, head_width=head_width, hidden=hidden, act=act,
-               window=window, tied=tied)
+               window=window, tied=tied, experts=experts, experts_per_token=experts_per_token,
+               expert_hidden=expert_hidden, balance_weight=balance_weight)
   sizes = VARIANTS[variant] | {k: v for k, v in given.items() if v is not None}
   if rope_theta is not None:
     sizes["rope"] = dataclasses.replace(sizes.get("rope", Rope()), theta=rope_theta)
   sizes["positions"] = max(sizes["positions"], length)
   return from_config(DecoderConfig(vocab_size=vocab_size, dropout=dropout, attention_dropout=dropout, dtype=dtype,
-                                   remat=remat, scan=scan, attention=attention, **sizes))
+                                   router_z_weight=router_z_weight, capacity=capacity, remat=remat, scan=scan,
+                                   attention=attention, **sizes))

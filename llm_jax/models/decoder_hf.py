@@ -1,4 +1,4 @@
-"""How Llama, Mistral, Qwen and Gemma folders read in Hugging Face's words: config.json's keys, names of the tensors.
+"""How Llama, Mistral, Mixtral, Qwen and Gemma folders read in Hugging Face's words: keys of config.json, names.
 
 config.json is read as transformers 5 reads it, from the keys of either generation: `rope_parameters`, or `rope_theta`
 with `rope_scaling` (and `rope_local_base_freq` in Gemma 3).
@@ -12,7 +12,9 @@ from llm_jax.core import hugging_face as hf
 from llm_jax.core.errors import ConfigError, unknown_name
 from llm_jax.layers.positions import SCALINGS, Rope
 from llm_jax.layers.stack import period
-from llm_jax.models.decoder import DecoderConfig, from_config
+from llm_jax.models.decoder import from_config
+from llm_jax.models.decoder_config import DecoderConfig
+from llm_jax.models.decoder_hf_defaults import DEFAULTS
 
 # Our field: (their key, its type). The same for all of the family.
 KEYS: dict[str, tuple[Any, ...]] = {
@@ -22,33 +24,8 @@ KEYS: dict[str, tuple[Any, ...]] = {
     "attention_dropout": ("attention_dropout", float | None), "tied": ("tie_word_embeddings", bool),
     "pad_token": ("pad_token_id", int | None),
 }
-# What the classes take for absent keys, and which keys they have beside KEYS.
-COMMON = dict(rms_norm_eps=1e-6, attention_dropout=0.0, tie_word_embeddings=False, hidden_act="silu", pad_token_id=None)
-QWEN = COMMON | dict(vocab_size=151_936, hidden_size=4096, intermediate_size=22_016, num_hidden_layers=32,
-                     num_attention_heads=32, num_key_value_heads=32, max_position_embeddings=32_768,
-                     use_sliding_window=False, sliding_window=4096, max_window_layers=28, layer_types=None)
-GEMMA = COMMON | dict(max_position_embeddings=8192, head_dim=256, tie_word_embeddings=True, pad_token_id=0,
-                      attention_bias=False)
-GEMMA2 = GEMMA | dict(vocab_size=256_000, hidden_size=2304, intermediate_size=9216, num_hidden_layers=26,
-                      num_attention_heads=8, num_key_value_heads=4, query_pre_attn_scalar=256, sliding_window=4096,
-                      layer_types=None, hidden_activation="gelu_pytorch_tanh")
-DEFAULTS: dict[str, dict[str, Any]] = {
-    "llama": COMMON | dict(vocab_size=32_000, hidden_size=4096, intermediate_size=11_008, num_hidden_layers=32,
-                           num_attention_heads=32, num_key_value_heads=None, max_position_embeddings=2048,
-                           head_dim=None, attention_bias=False, mlp_bias=False),
-    "mistral": COMMON | dict(vocab_size=32_000, hidden_size=4096, intermediate_size=14_336, num_hidden_layers=32,
-                             num_attention_heads=32, num_key_value_heads=8, max_position_embeddings=131_072,
-                             head_dim=None, sliding_window=4096),
-    "qwen2": QWEN | dict(head_dim=None),
-    "qwen3": QWEN | dict(head_dim=128, attention_bias=False),
-    "gemma": GEMMA | dict(vocab_size=256_000, hidden_size=3072, intermediate_size=24_576, num_hidden_layers=28,
-                          num_attention_heads=16, num_key_value_heads=16, hidden_act="gelu_pytorch_tanh"),
-    "gemma2": GEMMA2 | dict(final_logit_softcapping=30.0, attn_logit_softcapping=50.0),
-    "gemma3_text": GEMMA2 | dict(vocab_size=262_208, max_position_embeddings=131_072, final_logit_softcapping=None,
-                                 attn_logit_softcapping=None),
-}
 CLASSES = {"llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2", "qwen3": "Qwen3", "gemma": "Gemma",
-           "gemma2": "Gemma2", "gemma3_text": "Gemma3"}
+           "gemma2": "Gemma2", "gemma3_text": "Gemma3", "mixtral": "Mixtral", "qwen3_moe": "Qwen3Moe"}
 ENDINGS = {"ForCausalLM": "lm", "ForSequenceClassification": "sequence", "ForTokenClassification": "token",
            "ForQuestionAnswering": "question", "Model": "none"}
 GEMMA3_HEADS = {"Gemma3ForCausalLM": "lm", "Gemma3TextForSequenceClassification": "sequence", "Gemma3TextModel": "none",
@@ -78,12 +55,26 @@ def names(config: DecoderConfig) -> hf.Names:
       | hf.linear("blocks.feed_forward.gate", f"{layer}.mlp.gate_proj")
       | hf.linear("blocks.feed_forward.up", f"{layer}.mlp.up_proj")
       | hf.linear("blocks.feed_forward.down", f"{layer}.mlp.down_proj")
+      | _feed_forward_parts(config, layer)
       | hf.norm("blocks.feed_forward_out_norm", f"{layer}.post_feedforward_layernorm")
       | hf.norm("final_norm", "model.norm")
       | hf.matrix("head.kernel", "lm_head.weight")
       | hf.matrix("classifier.score.kernel", "score.weight")
       | hf.linear("classifier", "qa_outputs" if config.head == "question" else "score")
   )
+
+
+def _feed_forward_parts(config: DecoderConfig, layer: str) -> hf.Names:
+  """Of a mixture: the experts of its sparse layers, one tensor each, and the feed-forward blocks of the others."""
+  block, parts = ("block_sparse_moe", ("w1", "w3", "w2")) if config.family == "mixtral" else (
+      "mlp", ("gate_proj", "up_proj", "down_proj"))
+  sparse = hf.matrix("sparse.router.kernel", f"{layer}.{block}.gate.weight")
+  dense: hf.Names = {}
+  for ours, theirs in zip(("gate", "up", "down"), parts):
+    sparse |= hf.matrix(f"sparse.{ours}.kernel", f"{layer}.{block}.experts.{{expert}}.{theirs}.weight")
+    dense |= hf.linear(f"dense.{ours}", f"{layer}.mlp.{ours}_proj")
+  others = [i for i in range(config.depth) if i not in config.sparse_layers]
+  return hf.only_layers(config.sparse_layers, sparse) | hf.only_layers(others, dense)
 
 
 def config_from_hf(given: Mapping[str, Any]) -> DecoderConfig:
@@ -107,7 +98,9 @@ def config_from_hf(given: Mapping[str, Any]) -> DecoderConfig:
   if family.startswith("gemma"):
     fields |= _gemma(family, read)
   else:
-    fields |= dict(act=read("hidden_act", str), qk_norm=family == "qwen3")
+    fields |= dict(act=read("hidden_act", str), qk_norm=family in ("qwen3", "qwen3_moe"))
+  if "num_local_experts" in DEFAULTS[family]:
+    fields |= _experts(family, read)
   read.only("use_bidirectional_attention", None, False)
   read.only("partial_rotary_factor", None, 1.0)
   read.only("token_classification_bias", None, True)
@@ -126,11 +119,23 @@ def _heads(family: str) -> dict[str, str]:
 def _biases(family: str, read: hf.ConfigReader) -> dict[str, bool]:
   if family == "qwen2":  # always on q, k and v, never on the output
     return dict(qkv_bias=True, out_bias=False)
-  if family == "mistral":
+  if family in ("mistral", "mixtral"):
     return {}
   everywhere = read("attention_bias", bool)
   return dict(qkv_bias=everywhere, out_bias=everywhere) | (
       dict(mlp_bias=read("mlp_bias", bool)) if family == "llama" else {})
+
+
+def _experts(family: str, read: hf.ConfigReader) -> dict[str, Any]:
+  fields: dict[str, Any] = dict(
+      experts=read("num_local_experts", int, "num_experts"), experts_per_token=read("num_experts_per_tok", int),
+      balance_weight=read("router_aux_loss_coef", float))
+  if family == "mixtral":
+    return fields | dict(router_jitter=read("router_jitter_noise", float | None) or 0.0)
+  return fields | dict(expert_hidden=read("moe_intermediate_size", int),
+                       normalise_experts=read("norm_topk_prob", bool),
+                       dense_layers=tuple(read("mlp_only_layers", list | None) or ()),
+                       sparse_step=read("decoder_sparse_step", int))
 
 
 def _gemma(family: str, read: hf.ConfigReader) -> dict[str, Any]:
@@ -151,7 +156,9 @@ def _spans(family: str, read: hf.ConfigReader, depth: int) -> dict[str, Any]:
     read.only("layer_types", None, ["full_attention"] * depth)
     return {}
   window = read("sliding_window", int | None)
-  if family == "mistral":
+  if family == "qwen3_moe":
+    window = window if read("use_sliding_window", bool) else None
+  if family in ("mistral", "mixtral", "qwen3_moe"):
     read.only("layer_types", None, ["sliding_attention" if window else "full_attention"] * depth)
     return {} if window is None else dict(spans=("local",), window=window)
   types = read("layer_types", list | None)
@@ -186,7 +193,8 @@ def _ropes(family: str, read: hf.ConfigReader) -> dict[str, Rope]:
     full = {"rope_theta": read.hf.get("rope_theta") or 1_000_000.0} | (said.get("full_attention") or {}) | scaling
     local = {"rope_theta": read.hf.get("rope_local_base_freq") or 10_000.0} | (said.get("sliding_attention") or {})
     return dict(rope=_rope(full, top), local_rope=_rope(local, top))
-  return dict(rope=_rope({"rope_theta": read.hf.get("rope_theta") or 10_000.0} | (scaling or said), top))
+  return dict(rope=_rope({"rope_theta": read.hf.get("rope_theta") or read.defaults.get("rope_theta", 10_000.0)}
+                         | (scaling or said), top))
 
 
 def _rope(said: Mapping[str, Any], trained: int | None) -> Rope:
@@ -224,7 +232,7 @@ def config_to_hf(config: DecoderConfig) -> dict[str, Any]:
   said["hidden_activation" if family in ("gemma2", "gemma3_text") else "hidden_act"] = config.act
   said |= {key: getattr(config, ours) for key, ours in (("attention_bias", "qkv_bias"), ("mlp_bias", "mlp_bias"))
            if key in DEFAULTS[family]}
-  said |= _said_spans(config)
+  said |= _said_spans(config) | (_said_experts(config) if config.experts else {})
   if family in ("gemma2", "gemma3_text"):
     scale = config.attention_scale or config.head_width**-0.5
     config = dataclasses.replace(config, attention_scale=scale)
@@ -235,14 +243,25 @@ def config_to_hf(config: DecoderConfig) -> dict[str, Any]:
 
 
 def _said_spans(config: DecoderConfig) -> dict[str, Any]:
-  if config.family == "mistral":
-    return dict(sliding_window=config.window)
+  if config.family in ("mistral", "mixtral", "qwen3_moe"):
+    also = dict(use_sliding_window=config.window is not None) if config.family == "qwen3_moe" else {}
+    return also | dict(sliding_window=config.window)
   if config.family in ("llama", "gemma"):
     return {}
   theirs = {"local": "sliding_attention", "full": "full_attention"}
   types = [theirs[config.spans[i % len(config.spans)]] for i in range(config.depth)]
   said = dict(layer_types=types, sliding_window=config.window)
   return said | (dict(use_sliding_window=config.window is not None) if config.family.startswith("qwen") else {})
+
+
+def _said_experts(config: DecoderConfig) -> dict[str, Any]:
+  said: dict[str, Any] = dict(num_local_experts=config.experts, num_experts_per_tok=config.experts_per_token,
+                              router_aux_loss_coef=config.balance_weight)
+  if config.family == "mixtral":
+    return said | dict(router_jitter_noise=config.router_jitter)
+  return said | dict(num_experts=config.experts, moe_intermediate_size=config.expert_hidden or config.hidden,
+                     norm_topk_prob=config.normalise_experts, mlp_only_layers=list(config.dense_layers),
+                     decoder_sparse_step=config.sparse_step)
 
 
 def _said_ropes(config: DecoderConfig) -> dict[str, Any]:
@@ -267,7 +286,7 @@ def _prefix(config: DecoderConfig) -> str:
   return "transformer." if config.head == "question" and config.family == "llama" else "model."
 
 
-IGNORE = ("dtype", "remat", "scan", "attention", "labels", "carried", "dropout")
+IGNORE = ("router_z_weight", "dtype", "remat", "scan", "attention", "labels", "carried", "dropout")
 HUGGING_FACE = hf.Family(
     model_types=(*DEFAULTS, "gemma3"), config=DecoderConfig, build=from_config, names=names,
     config_from_hf=config_from_hf, config_to_hf=config_to_hf, prefix=_prefix,

@@ -26,7 +26,7 @@ class CausalLM(Objective):
                                          label_smoothing=self.label_smoothing, chunk=self.chunk)
     weights = batch["weights"]
     metrics = {name: Mean(jax.lax.stop_gradient((v * weights).sum()), weights.sum()) for name, v in extras.items()}
-    return Losses(values, weights, metrics, output.auxiliary)
+    return Losses(values, weights, metrics | output.metrics, output.auxiliary)
 
 
 def build(*, z_loss: float = 0.0, label_smoothing: float = 0.0, chunk: int | str = "auto") -> CausalLM:

@@ -23,6 +23,7 @@ MeshAxes = str | tuple[str, ...] | None
 TABLE: dict[str, MeshAxes] = {
     "embed": "fsdp", "table_embed": None, "vocab": ("tensor", "fsdp"), "positions": None,
     "heads": "tensor", "kv_heads": "tensor", "head": None, "mlp": "tensor", "norm": None, "labels": None,
+    "experts": None,
     "layers": None,
     "batch": ("data", "fsdp"), "length": None, "width": None, "tasks": "data", "examples": "fsdp",
 }

@@ -9,10 +9,12 @@ from llm_jax.parallel import rules
 Axes = tuple[str | None, ...]
 
 
-def per_shard(function: Callable[..., jax.Array], in_axes: Sequence[Axes], out_axes: Axes) -> Callable[..., jax.Array]:
+def per_shard(function: Callable[..., jax.Array], in_axes: Sequence[Axes], out_axes: Axes,
+              summed: str | None = None) -> Callable[..., jax.Array]:
   """`function` over the local parts of arrays with these logical axes; `function` itself when nothing is split.
 
-  The function must treat the split axes independently (rows of a batch, heads): nothing is exchanged between devices.
+  The function must treat the split axes independently (rows of a batch, heads): nothing is exchanged between devices,
+  but that results are added up over the devices that split the axis `summed` (a contraction's), where any do.
   The result's split axes must have the sizes that they have in the first argument.
   """
   active = rules.active()
@@ -23,7 +25,9 @@ def per_shard(function: Callable[..., jax.Array], in_axes: Sequence[Axes], out_a
     specs = tuple(active.spec(axes, x.shape, "argument of a kernel") for axes, x in zip(in_axes, arrays))
     sizes = dict(zip(in_axes[0], arrays[0].shape))
     out = active.spec(out_axes, [sizes[a] if a else 1 for a in out_axes], "result of a kernel")
-    return jax.shard_map(function, mesh=active.mesh, in_specs=specs, out_specs=out, check_vma=False)(*arrays)
+    over = {entry for axes, spec in zip(in_axes, specs) for axis, entry in zip(axes, spec) if axis == summed and entry}
+    local = (lambda *parts: jax.lax.psum(function(*parts), *over)) if over else function
+    return jax.shard_map(local, mesh=active.mesh, in_specs=specs, out_specs=out, check_vma=False)(*arrays)
   return run
 
 

@@ -12,7 +12,9 @@ def matmul_parameters(model: Model) -> int:
   kernels = [n for n in shapes if n.endswith(".kernel")]
   tables = [shapes[n].size for n in shapes if n.endswith(".embedding") and axes[n][0] == "vocab"]
   tied = not any("vocab" in axes[n] for n in kernels)
-  return sum(shapes[n].size for n in kernels) + (max(tables, default=0) if tied else 0)
+  used = getattr(model.config, "experts_per_token", 1)  # of the experts, a token meets only these
+  share = lambda n: used / shapes[n].shape[axes[n].index("experts")] if "experts" in axes[n] else 1.0
+  return round(sum(shapes[n].size * share(n) for n in kernels)) + (max(tables, default=0) if tied else 0)
 
 
 def attention_width(model: Model) -> int:

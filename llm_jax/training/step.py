@@ -99,10 +99,13 @@ def make_train_step(apply: Callable, objective: Objective, learner: Learner, opt
 
 
 def make_eval_step(apply: Callable, objective: Objective) -> Callable:
-  """eval_step(params, frozen, batch) -> {metric: Mean}: loss and the objective's metrics, deterministic, still sums."""
+  """eval_step(params, frozen, batch) -> {metric: Mean}: loss and the objective's metrics, deterministic, still sums.
+
+  The loss is that of the data: what training adds for the architecture's sake (expert balance) is left out.
+  """
   def eval_step(params: Params, frozen: Params, batch: Batch) -> Metrics:
     losses = objective(apply, {**frozen, **params}, batch, None, {})
-    loss = mean_weighting(losses, {})
+    loss = mean_weighting(losses._replace(auxiliary=0.0), {})
     return {"loss": Mean(loss.total, loss.weight)} | loss.metrics
   return eval_step
 

@@ -43,6 +43,19 @@ def test_every_way_to_run_the_layers_gives_the_loop(kinds, settings):
     np.testing.assert_allclose(np.asarray(a), np.asarray(b), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("names", PATTERNS, ids="".join)
+@pytest.mark.parametrize("settings", [dict(), dict(remat="full"), dict(scan=False)], ids=str)
+def test_each_layer_gets_its_own_of_the_parts_that_only_some_have(names, settings):
+  parts = {name: {"v": jax.random.normal(jax.random.key(i), (names.count(name), 4))} for i, name in enumerate("ab")}
+  both = lambda layer, x, index, kind, extra: call(layer[0], x + layer[1]["v"], index, "a", extra)
+  got, _ = stack.run({"w": weights(len(names))}, jnp.ones((2, 4)), both, kinds=[0] * len(names), parts=parts,
+                     part_of=names, **settings)
+  x = jnp.ones((2, 4))
+  for i, name in enumerate(names):
+    x = call({"w": weights(len(names))[i]}, x + parts[name]["v"][names[:i].count(name)], i, "a", None)
+  np.testing.assert_allclose(got, x, rtol=1e-5)
+
+
 def test_the_period_is_the_shortest_that_repeats():
   assert [stack.period(kinds) for kinds in PATTERNS] == [1, 2, 3, 5, 1]
 

@@ -91,7 +91,8 @@ def test_packed_documents_do_not_see_each_other(name):
 
 @pytest.mark.parametrize("name, knobs", [
     ("gpt3", dict(scan=False)), ("gpt3", dict(remat="full")), ("gpt3", dict(remat="split", scan=False)),
-    ("debug-gemma3", dict(remat="dots")), ("debug-gemma3", dict(remat="split"))])
+    ("debug-gemma3", dict(remat="dots")), ("debug-gemma3", dict(remat="split")),
+    ("debug-qwen3-moe", dict(scan=False)), ("debug-qwen3-moe", dict(remat="split"))])
 def test_scanned_unrolled_and_rematerialised_layers_agree_with_their_gradients(name, knobs):
   want_loss, want = loss_and_gradient(name)
   loss, grads = loss_and_gradient(name, **knobs)
@@ -153,6 +154,7 @@ def test_every_published_size_is_built_without_memory_in_a_second(module, varian
     (decoder, "llama2-7b", 32_000, 6_738_415_616),
     (decoder, "llama3-8b", 128_256, 8_030_261_248), (decoder, "llama3.2-1b", 128_256, 1_235_814_400),
     (decoder, "mistral-7b", 32_000, 7_241_732_096), (decoder, "qwen2-0.5b", 151_936, 494_032_768),
+    (decoder, "mixtral-8x7b", 32_000, 46_702_792_704), (decoder, "qwen3-30b-a3b", 151_936, 30_532_122_624),
     (decoder, "qwen3-0.6b", 151_936, 596_049_920), (decoder, "gemma-2b", 256_000, 2_506_172_416),
     (decoder, "gemma2-2b", 256_000, 2_614_341_888), (decoder, "gemma3-1b", 262_144, 999_885_952),
 ])
@@ -162,7 +164,9 @@ def test_published_parameter_counts(module, variant, vocab, want):
 
 def test_sizes_that_do_not_fit_are_refused_by_name():
   for knobs, named in ((dict(kv_heads=3), "kv_heads"), (dict(head_width=7), "head_width"), (dict(act="x"), "act"),
-                       (dict(variant="llama9"), "variant"), (dict(remat="half"), "remat")):
+                       (dict(variant="llama9"), "variant"), (dict(remat="half"), "remat"),
+                       (dict(experts=2, experts_per_token=3), "experts_per_token"),
+                       (dict(variant="debug-mixtral", capacity=0.0), "capacity")):
     with pytest.raises(ConfigError, match=named):
       decoder.build(VOCAB, LENGTH, **dict(variant="debug") | knobs)
   with pytest.raises(ConfigError, match="heads"):

@@ -117,6 +117,23 @@ def gemma3(r: random.Random) -> tuple[str, Any]:
   return head, transformers.Gemma3TextConfig(**sizes, rope_parameters=ropes)
 
 
+def mixtral(r: random.Random) -> tuple[str, Any]:
+  sizes = decoder_sizes(r) | dict(num_local_experts=r.choice([3, 4]), num_experts_per_tok=r.choice([1, 2]),
+                                  sliding_window=r.choice([None, 4]), router_aux_loss_coef=r.choice([0.1, 0.02]))
+  return f"Mixtral{r.choice([LM, LM, SEQUENCE])}", transformers.MixtralConfig(
+      **sizes, rope_parameters=rope(r, sizes["max_position_embeddings"]))
+
+
+def qwen3_moe(r: random.Random) -> tuple[str, Any]:
+  sizes = decoder_sizes(r) | dict(head_dim=8, num_experts=r.choice([3, 5]), num_experts_per_tok=r.choice([1, 2]),
+                                  moe_intermediate_size=r.choice([12, 20]), norm_topk_prob=r.choice([True, False]),
+                                  num_hidden_layers=r.choice([3, 4]), router_aux_loss_coef=0.2,
+                                  use_sliding_window=r.choice([True, False]), sliding_window=4)
+  sizes |= r.choice([dict(mlp_only_layers=[0]), dict(decoder_sparse_step=2), dict(mlp_only_layers=[1, 2]), {}])
+  return f"Qwen3Moe{r.choice([LM, LM, TOKEN])}", transformers.Qwen3MoeConfig(
+      **sizes, rope_parameters=rope(r, sizes["max_position_embeddings"]))
+
+
 def gpt2(r: random.Random) -> tuple[str, Any]:
   heads = r.choice([2, 3])
   head = r.choice(["LMHeadModel", SEQUENCE, TOKEN, QUESTION, "DoubleHeadsModel", NONE])
@@ -136,7 +153,8 @@ def gpt1(r: random.Random) -> tuple[str, Any]:
       afn=r.choice(["gelu", "relu", "silu"]), layer_norm_epsilon=r.choice([1e-5, 1e-3]))
 
 
-FAMILIES = {f.__name__: f for f in (gpt1, gpt2, llama, mistral, qwen2, qwen3, gemma, gemma2, gemma3)}
+FAMILIES = {f.__name__: f for f in (gpt1, gpt2, llama, mistral, qwen2, qwen3, gemma, gemma2, gemma3,
+                                      mixtral, qwen3_moe)}
 
 
 # ---- weights, inputs, outputs
@@ -176,13 +194,16 @@ def inputs_for(architecture: str) -> dict[str, torch.Tensor]:
 
 
 def outputs_of(model: torch.nn.Module, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-  out = model(**inputs, output_hidden_states=True)
+  routed = hasattr(model.config, "output_router_logits") and type(model).__name__.endswith(LM)
+  out = model(**inputs, output_hidden_states=True, **({"output_router_logits": True} if routed else {}))
   names = ("last_hidden_state", "logits", "start_logits", "end_logits", "mc_logits", "mc_loss", "loss")
   found = {name: out[name] for name in names if out.get(name) is not None}
   if "mc_loss" in found:
     found |= dict(lm_loss=out.loss, loss=out.loss + out.mc_loss)
   else:
     found |= {f"hidden_states.{i}": h for i, h in enumerate(out.hidden_states)}
+  if routed:
+    found |= {f"router_logits.{i}": h for i, h in enumerate(out.router_logits)} | dict(aux_loss=out.aux_loss)
   return found
 
 
@@ -205,6 +226,8 @@ def older(config: dict[str, Any]) -> dict[str, Any] | None:
   if "rope_parameters" not in config:
     return None
   said = {k: v for k, v in config.items() if k not in ("rope_parameters", "dtype")} | {"torch_dtype": "float32"}
+  if config["model_type"] == "qwen3_moe":
+    said["num_experts"] = said.pop("num_local_experts")
   scaling = dict(config["rope_parameters"])
   if "full_attention" in scaling:
     said["rope_local_base_freq"] = scaling["sliding_attention"]["rope_theta"]

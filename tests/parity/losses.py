@@ -14,8 +14,9 @@ def cross_entropy(logits: jax.Array, labels: jax.Array, ignored: int = -100) -> 
 
 
 def causal(output, inputs, config) -> dict[str, jax.Array]:
-  """Each position predicts the next label; a mixture of experts adds its balance loss, already weighted."""
-  return {"loss": cross_entropy(output.logits[:, :-1], inputs["labels"][:, 1:]) + output.auxiliary}
+  """Each position predicts the next label; a mixture of experts adds its balance loss if asked for routers."""
+  auxiliary = output.auxiliary if "router_logits" in output.extra else 0.0
+  return {"loss": cross_entropy(output.logits[:, :-1], inputs["labels"][:, 1:]) + auxiliary}
 
 
 def plain(output, inputs, config) -> dict[str, jax.Array]:

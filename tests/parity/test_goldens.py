@@ -11,7 +11,7 @@ import sys
 import pytest
 
 HERE = pathlib.Path(__file__).parent
-FAST = {"gpt2", "llama", "gemma3", "mistral"}
+FAST = {"gpt2", "llama", "gemma3", "mistral", "qwen3_moe"}
 CASES = sorted(p.name for p in (HERE / "goldens").iterdir() if p.is_dir())
 
 sys.path.insert(0, str(HERE))
