@@ -1,6 +1,5 @@
 """What `--dry_run` prints: mesh, parameters, memory per device, FLOPs, schedules, a data sample. Nothing is trained."""
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,6 +7,7 @@ import jax
 import numpy as np
 
 from llm_jax.data.corpus import sample
+from llm_jax.planning.compiled import peak_bytes, state_bytes
 from llm_jax.training import flops
 from llm_jax.training.formats import si
 from llm_jax.training.session import parameter_table, schedules
@@ -37,20 +37,10 @@ def _parameters(run: Any) -> str:
   return "\n".join([f"parameters: {run.model.size:,}", *lines])
 
 
-def device_bytes(tree: Any) -> int:
-  """Bytes that one device holds of arrays with these shapes and shardings."""
-  total = 0
-  for leaf in jax.tree.leaves(tree):
-    shape = leaf.sharding.shard_shape(leaf.shape)
-    width = 4 if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf.dtype.itemsize
-    total += math.prod(shape) * width
-  return total
-
-
 def _memory(run: Any, compile: bool) -> str:
   state = run.abstract_state
   kinds = {"parameters": (state.params, state.frozen), "optimizer": state.opt_state, "average": state.ema}
-  lines = [f"{kind:<12} {si(device_bytes(tree), 'B')}" for kind, tree in kinds.items() if jax.tree.leaves(tree)]
+  lines = [f"{kind:<12} {si(state_bytes(tree), 'B')}" for kind, tree in kinds.items() if jax.tree.leaves(tree)]
   if compile:
     found = compiled_memory(run)
     if found is not None:
@@ -62,12 +52,6 @@ def _memory(run: Any, compile: bool) -> str:
 def compiled_memory(run: Any) -> Any:
   """XLA's memory analysis of the compiled step; None where the backend gives none."""
   return run.lowered().compile().memory_analysis()
-
-
-def peak_bytes(found: Any) -> int:
-  """Arguments, results that are not arguments again, and temporaries."""
-  return (found.argument_size_in_bytes + found.output_size_in_bytes - found.alias_size_in_bytes
-          + found.temp_size_in_bytes)
 
 
 def _flops(run: Any) -> str:

@@ -9,7 +9,7 @@ workdir (checkpoints, metrics, report) around it.
 """
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -62,11 +62,13 @@ SCHEMA: dict[str, Section] = {
 }
 
 
-def build(config: Mapping[str, Any]) -> Run:
+def build(config: Mapping[str, Any], *, devices: Sequence[Any] | None = None, vocab_size: int | None = None) -> Run:
   """The run that a config describes.
 
   Args:
     config: a ConfigDict, a dict, or the resolved JSON of a workdir.
+    devices: to lay the run out on, if not on all that are here; descriptions of absent ones do for a plan.
+    vocab_size: of the model, for a plan whose tokenizer is not made; None takes the data's.
 
   Raises:
     ConfigError: anything that cannot be run, before data is read or a program compiled. DataError: unusable data.
@@ -77,7 +79,7 @@ def build(config: Mapping[str, Any]) -> Run:
     if section.function is not None and resolved[name] is not None:
       section.function(**resolved[name])
   train = settings.train(**resolved["train"])
-  rules = ShardingRules(device_mesh.make(resolved["mesh"]))
+  rules = ShardingRules(device_mesh.make(resolved["mesh"], devices))
   curriculum = make_curriculum(resolved["curriculum"], train)
   objective = plugins.bind("objectives", resolved["objective"], "config.objective")()
   make_base = plugins.bind("models", resolved["model"], "config.model")
@@ -94,7 +96,8 @@ def build(config: Mapping[str, Any]) -> Run:
   corpus = plugins.bind("data", resolved["data"], "config.data")(context)
   curriculum = curriculum.for_domains(getattr(corpus.train, "domains", ()))
   corpus = scoring.equip(corpus, curriculum, train.seed, context.cache_dir)
-  model = make_model(corpus.vocab_size, train.length)
+  vocab_size = corpus.vocab_size if vocab_size is None else vocab_size
+  model = make_model(vocab_size, train.length)
   learner = make_learner(model)
   launch_checks.check_data(corpus, objective, learner, curriculum, rules)
   if corpus.tokenizer is not None:
@@ -112,7 +115,7 @@ def build(config: Mapping[str, Any]) -> Run:
                          ema=average)
   run = Run(resolved, train, corpus, model, objective, curriculum, optimizer, watch, ema, rules, step,
             few_shot.eval_step(resolved["adaptation"], corpus, model.apply, objective, learner),
-            make_base(corpus.vocab_size, train.length), reference, few_shot.adapts(resolved["adaptation"], learner))
+            make_base(vocab_size, train.length), reference, few_shot.adapts(resolved["adaptation"], learner))
   launch_checks.check_watched(run)
   return run
 

@@ -1,8 +1,16 @@
-"""Door: look at a plan before anything runs: every schedule of a config on one axis, without data or devices.
+"""Door: look at a run before anything runs: what it needs on hardware that is not here, and its schedules.
 
+    python -m llm_jax.plan --config=configs/gpt2.py:124m --topology=v5e:2x4 --vocab_size=50304
+    python -m llm_jax.plan --config=configs/decoder.py:llama3-8b --topology=v5p:4x4x4 --out=plan.json
+    python -m llm_jax.plan --config=configs/gpt2.py:debug --topology=local --fake_devices=8
     python -m llm_jax.plan --schedule --config=configs/curriculum_length.py:warmup --out=schedule.svg
+
+With --topology the real train step is compiled for the named devices; no data is tokenised and no array is made. TPU
+topologies need the TPU compiler: pip install 'llm_jax[plan]', on any Linux machine.
 """
 
+import json
+import os
 import pathlib
 from typing import Any
 
@@ -18,32 +26,110 @@ def define(values: flags.FlagValues) -> None:
   flags.DEFINE_string("workdir", None, "Folder of a run, instead of --config.", flag_values=values)
   flags.DEFINE_bool("schedule", False, "Plot competence, length, batch, mixture, knobs and learning rate over steps.",
                     flag_values=values)
-  flags.DEFINE_string("out", None, "File of the plot, .svg or .png; without it the schedules are printed.",
+  flags.DEFINE_string("topology", None, "v5e:2x4, v5p:4x4x4, v6e:4x4, h100:8, ..., or local.", flag_values=values)
+  flags.DEFINE_integer("vocab_size", None, "Vocabulary of the planned model; default: the config's own.",
+                       flag_values=values)
+  flags.DEFINE_string("out", None, "File: the plan as .json, the schedule's plot as .svg or .png.",
                       flag_values=values)
 
 
 def main(values: Any, overrides: doors.Overrides) -> int:
-  """Reads the config and prints or plots its schedules."""
+  """Reads the config, then plans it for a topology or shows its schedules."""
+  if values.topology not in (None, "local"):  # the local accelerator, if there is one, has no part in this
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
   from llm_jax import experiment
 
-  if not values.schedule:
-    raise ConfigError("--schedule", "nothing else can be planned without a run", accepted="--schedule")
+  if not values.schedule and values.topology is None:
+    raise ConfigError("--topology", "required but not given", accepted="v5e:2x4, v5p:4x4x4, local, ...; or --schedule")
   config = doors.read_config(values.config, values.workdir, overrides, experiment.SCHEMA)
+  return show_schedules(config, values.out) if values.schedule else show_plan(config, values)
+
+
+def show_plan(config: Any, values: Any) -> int:
+  """Compiles, prints, and writes the JSON."""
+  from llm_jax.planning import text, topology
+
+  out = _file(values.out, (".json",))
+  target = topology.parse(values.topology)
+  found = planned(config, target, values.vocab_size, values.config or values.workdir)
+  print(text.describe(found))
+  if out is not None:
+    out.write_text(json.dumps(found, indent=1) + "\n", "utf-8")
+    print(out)
+  return 0
+
+
+def planned(config: Any, target: Any, vocab_size: int | None = None, title: str = "") -> dict[str, Any]:
+  """The plan of a config's step on a topology (planning/topology.py), as JSON.
+
+  Raises:
+    ConfigError: a config that cannot be run there.
+  """
+  from llm_jax import experiment
+  from llm_jax.planning import compiled
+
+  config, vocab_size = without_tokenizer(config, vocab_size)
+  run = experiment.build(config, devices=target.devices(), vocab_size=vocab_size)
+  head = {"config": title, "topology": target.name, "chip": target.chip.kind if target.chip else "local device",
+          "devices": target.count, "hosts": target.hosts, "mesh": dict(run.rules.mesh.shape),
+          "parameters": run.model.size, "tokens": run.train.batch_size * run.train.length}
+  found = head | compiled.plan(run.lowered(), target, run.rules.mesh, work_of(run))
+  if target.kind == "local":
+    from llm_jax.planning import measured
+    from llm_jax.training.step import knobs_of
+
+    found["measured"] = measured.measure(run, knobs_of(run.curriculum.plan(0, run.curriculum.init())))
+  return found
+
+
+def work_of(run: Any) -> Any:
+  """What one step of a run is asked to do (planning/compiled.py)."""
+  from llm_jax.planning import compiled
+  from llm_jax.training import flops
+
+  state, tokens = run.abstract_state, run.train.batch_size * run.train.length
+  dense, whole = flops.per_token(run.model, 0), flops.per_token(run.model, run.train.length)
+  kinds = {"parameters": (state.params, state.frozen), "optimizer": state.opt_state, "average": state.ema}
+  return compiled.Work(tokens, whole * tokens, (whole - dense) * tokens,
+                       {kind: compiled.state_bytes(tree) for kind, tree in kinds.items()})
+
+
+def without_tokenizer(config: Any, vocab_size: int | None) -> tuple[dict[str, Any], int | None]:
+  """(the config with bytes for tokens, the vocabulary that it says): a plan needs the size alone, and making a
+  tokenizer of it would take minutes. A config that does not say its vocabulary stays as it is."""
+  from llm_jax.core.config import plain
+
+  config = plain(config)
+  tokenizer = (config.get("data") or {}).get("tokenizer")
+  vocab_size = (tokenizer or {}).get("vocab_size") if vocab_size is None else vocab_size
+  if tokenizer is None or vocab_size is None:
+    return config, vocab_size
+  return {**config, "data": {**config["data"], "tokenizer": {"name": "bytes"}}}, vocab_size
+
+
+def show_schedules(config: Any, out: str | None) -> int:
+  """Prints or plots every schedule."""
+  path = _file(out, (".svg", ".png"))
   found = schedules(config)
-  if values.out is None:
+  if path is None:
     from llm_jax.dry_run import schedule_lines
 
     print(schedule_lines(found))
     return 0
   from llm_jax.training import schedule_figure
 
-  path = pathlib.Path(values.out)
-  if path.suffix not in (".svg", ".png"):
-    raise ConfigError("--out", f"got {values.out!r}", accepted="a file that ends in .svg or .png")
-  path.parent.mkdir(parents=True, exist_ok=True)
   schedule_figure.draw(found).savefig(path)
   print(path)
   return 0
+
+
+def _file(name: str | None, kinds: tuple[str, ...]) -> pathlib.Path | None:
+  path = None if name is None else pathlib.Path(name)
+  if path is not None and path.suffix not in kinds:
+    raise ConfigError("--out", f"got {name!r}", accepted=f"a file that ends in {' or '.join(kinds)}")
+  if path is not None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+  return path
 
 
 def schedules(config: Any) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from llm_jax import scoring
+from llm_jax.core import devices
 from llm_jax.core.config import Config
 from llm_jax.core.model import Model
 from llm_jax.core.types import Batch, Curriculum, Objective, Plan, TrainState
@@ -88,9 +89,8 @@ class Run:
   def metric_names(self) -> tuple[str, ...]:
     """Names of the train step's metrics, in the order of `compiled_step`'s vector."""
     plan = self.curriculum.plan(0, self.curriculum.init())
-    batch = self.corpus.train.take(0, plan)
     with use(self.rules):
-      _, metrics = jax.eval_shape(self.train_step, self.abstract_state, self.fields(batch), knobs_of(plan))
+      _, metrics = jax.eval_shape(self.train_step, self.abstract_state, self.abstract_batch(plan), knobs_of(plan))
     return tuple(sorted(metrics))
 
   @functools.cached_property
@@ -98,7 +98,7 @@ class Run:
     """(state, batch, knobs) -> (state, vector of metrics): jitted, donating the state, laid out on the mesh."""
     names = self.metric_names
     def step(state: TrainState, batch: Batch, knobs: Mapping[str, Any]) -> tuple[TrainState, jax.Array]:
-      with use(self.rules):
+      with use(self.rules), devices.made_for(self.rules.mesh.size):
         state, metrics = self.train_step(state, batch, knobs)
       return state, jnp.stack([metrics[n] for n in names])
     return jax.jit(step, donate_argnums=0, in_shardings=(self.state_shardings, None, None),
@@ -129,11 +129,14 @@ class Run:
   def lowered(self) -> Any:
     """The compiled step's program before compilation, from shapes alone: what a dry run or a plan compiles."""
     plan = self.curriculum.plan(0, self.curriculum.init())
-    rows = self.fields(self.corpus.train.take(0, plan))
-    batch = jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), rows,
-                         self.batch_shardings(rows))
     knobs = {n: jax.ShapeDtypeStruct((), np.float32) for n in plan.knobs}
-    return self.compiled_step.lower(self.abstract_state, batch, knobs)
+    return self.compiled_step.lower(self.abstract_state, self.abstract_batch(plan), knobs)
+
+  def abstract_batch(self, plan: Plan) -> dict[str, Any]:
+    """Shapes and shardings of a plan's batch; one row is read, so that the data may be smaller than a batch."""
+    rows = self.fields(self.corpus.train.take(0, dataclasses.replace(plan, batch=1)))
+    return jax.tree.map(lambda a, s: jax.ShapeDtypeStruct((plan.batch, *a.shape[1:]), a.dtype, sharding=s), rows,
+                        self.batch_shardings(rows))
 
   def batch(self, step: int) -> Batch:
     """The batch of a step, on the devices, under the plan of the curriculum's initial state."""

@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from llm_jax.core import devices
 from llm_jax.core.errors import ConfigError
 
 CHUNK_BYTES = 256 * 2**20  # float32 logits that one device may hold at once under chunk='auto'
@@ -61,7 +62,7 @@ def token_cross_entropy(hidden_BLD: jax.Array, unembed: Callable[[jax.Array], ja
 def _columns(chunk: int | str, batch: int, length: int, vocab: int) -> int:
   """Tokens of each row in one chunk, evenly spread over the chunks."""
   if chunk == "auto":
-    tokens = CHUNK_BYTES * jax.device_count() // (4 * vocab)
+    tokens = CHUNK_BYTES * devices.count() // (4 * vocab)
   elif isinstance(chunk, int) and not isinstance(chunk, bool) and chunk > 0:
     tokens = chunk
   else:

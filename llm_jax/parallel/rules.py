@@ -62,6 +62,8 @@ class ShardingRules:
     ways = 1
     for mesh_axis in wanted:
       if mesh_axis in used:
+        if axis in FLEXIBLE:
+          continue
         raise ConfigError(f"sharding of {name}", f"mesh axis {mesh_axis!r} is used by {used[mesh_axis]!r} and {axis!r}")
       if size is not None and size % (ways * self.mesh.shape[mesh_axis]):
         if axis in FLEXIBLE:

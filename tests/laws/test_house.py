@@ -32,6 +32,7 @@ MAY_IMPORT = {
     "optimizers": ("core",),
     "data": ("core",),
     "training": ("core", "parallel", "optimizers"),
+    "planning": ("core", "parallel", "training"),
     "hub": ("core", "parallel", "layers", "models", "data", "peft"),
     "inference": ("core", "parallel", "layers", "models"),
     "evaluation": ("core", "parallel", "layers", "models", "meta_learning"),
