@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from losses import LOSSES
+from other_formats import translated
 from safetensors.numpy import load_file
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
@@ -70,7 +71,7 @@ def differences(case: Case, got: dict[str, np.ndarray]) -> Iterator[str]:
       yield f"{name}: off by {np.nanmax(error):.1e}"
 
 
-OURS = {"last_hidden_state": "hidden", "prediction_logits": "logits"}  # where our name is another
+OURS = {"last_hidden_state": "hidden", "decoder_state": "hidden", "prediction_logits": "logits"}  # where our name is another
 LOSS_NAMES = ("loss", "lm_loss", "mc_loss")
 
 
@@ -224,6 +225,13 @@ def check(folder: pathlib.Path, keep: pathlib.Path | None = None) -> list[str]:
     return list(tokenizer(folder))
   if not (folder / "config.json").is_file():
     return ["this kind of case is not supported yet"]
+  with tempfile.TemporaryDirectory() as temporary:
+    other = translated(folder, pathlib.Path(temporary))
+    return check_folder(folder, keep) if other is None else check_folder(other)
+
+
+def check_folder(folder: pathlib.Path, keep: pathlib.Path | None = None) -> list[str]:
+  """What is wrong with a case in the form of a Hugging Face folder."""
   config = json.loads((folder / "config.json").read_text())
   kind = config.get("model_type") or config.get("model")
   if kind not in [t for family in hugging_face.families() for t in family.model_types]:

@@ -55,5 +55,6 @@ LOSSES = {
     "DoubleHeadsModel": double_heads, "ForQuestionAnswering": span, "ForSequenceClassification": plain,
     "ForTokenClassification": plain, "ForMultipleChoice": plain, "ForNextSentencePrediction": plain,
     "ForMaskedLM": plain, "ForCausalLM": causal, "LMHeadModel": causal, "ElectraForPreTraining": replaced,
+    "ForReplacedTokenDetection": replaced,
     "ForPreTraining": pretraining,
 }
