@@ -18,6 +18,10 @@ from llm_jax.layers.recompute import in_float32
 
 Head = Literal["lm", "sequence", "token", "question", "choice", "replaced", "none"]
 
+# What a model with each head can be trained for, in the words of core/offers.py.
+OFFERS: dict[str, tuple[str, ...]] = {"lm": ("masked",), "sequence": ("classes",), "token": ("token_classes",),
+                                      "question": ("spans",), "choice": (), "replaced": (), "none": ()}
+
 
 class MaskedLMHead(nnx.Module):
   """Dense, activation, norm, then scores against the token table, or a kernel of its own: (..., D) -> (..., V)."""

@@ -6,6 +6,7 @@ the end only, in the enhanced mask decoder: the last layer runs twice more, its 
 """
 
 import dataclasses
+import functools
 from functools import partial
 from typing import Literal
 
@@ -33,13 +34,13 @@ from llm_jax.parallel.rules import constrain
 
 
 class Deberta(nnx.Module):
-  """The network. Call it through `Model.apply`. table_init: how the token table starts."""
+  """The network. Call it through `Model.apply`. own_table: whether it has a token table; table_init: its start."""
 
-  def __init__(self, rngs: nnx.Rngs, config: DebertaConfig, *, table_init: Init | None = None):
+  def __init__(self, rngs: nnx.Rngs, config: DebertaConfig, *, own_table: bool = True, table_init: Init | None = None):
     c = self.config = config
     table = partial(Embedding, rngs, dtype=jnp.dtype(c.dtype))
     embed_width = c.embed_width or c.width
-    self.tokens = table(c.vocab_size, embed_width, init=table_init)
+    self.tokens = table(c.vocab_size, embed_width, init=table_init) if own_table else None
     absolute = c.biased_input or c.enhanced_decoder
     self.positions = table(c.positions, embed_width, axis="positions") if absolute else None
     self.types = table(c.types, embed_width, axis="positions") if c.types else None
@@ -88,8 +89,8 @@ class Deberta(nnx.Module):
                   rows=table_rows(length, c.rows, c.buckets, c.longest))
 
   def _embed(self, input_ids, token_type_ids, inputs: "Inputs", added, key) -> jax.Array:
-    x = self.tokens(input_ids)
-    x = x if added is None else x + added
+    tables = ([] if self.tokens is None else [self.tokens(input_ids)]) + ([] if added is None else [added])
+    x = functools.reduce(jnp.add, tables)
     if self.config.biased_input:
       x = x + self.positions(inputs.positions)
     if self.types is not None:
@@ -102,7 +103,7 @@ class Deberta(nnx.Module):
     """-> (final states, those before each layer and after the last if asked for)."""
     c, decoder = self.config, self.config.enhanced_decoder and self.head is not None
     table = None if self.relative is None else self.relative.embedding[...].astype(x.dtype)
-    table = table if self.relative_norm is None else self.relative_norm(table)
+    table = table if table is None or self.relative_norm is None else self.relative_norm(table)
     keys = None if key is None else jax.random.split(key, c.depth + 3)
     call = lambda block, x, layer, kind, key: block(x, inputs.visibility, table, inputs.rows, key=key)
 
@@ -176,7 +177,7 @@ def from_config(config: DebertaConfig) -> Model:
     ConfigError: sizes that do not fit together, an unknown activation, term or remat policy.
   """
   check(config)
-  return Model.from_module(lambda rngs: Deberta(rngs, config), config)
+  return Model.from_module(lambda rngs: Deberta(rngs, config), config, offers=output_heads.OFFERS[config.head])
 
 
 def build(vocab_size: int, length: int, *, variant: str = "v3-base", width: int | None = None, depth: int | None = None,

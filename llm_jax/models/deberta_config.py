@@ -98,9 +98,9 @@ def check(c: DebertaConfig) -> None:
     raise refuse("convolution_groups", f"{c.convolution_groups} do not divide width {c.width}", "a divisor of it")
   if c.buckets == 1:
     raise refuse("buckets", f"got {c.buckets}", "from 2, or -1 for none")
-  if c.enhanced_decoder and (c.biased_input or c.depth < 2):
-    raise refuse("enhanced_decoder", "the mask decoder wants positions that are not in the input, and two layers",
-                 "biased_input=False, depth from 2")
+  if c.enhanced_decoder and (c.biased_input or (c.convolution and c.depth < 2)):
+    raise refuse("enhanced_decoder", "the mask decoder wants positions that are not in the input yet, and a layer of "
+                 "its own beside the convolution's", "biased_input=False; depth from 2 with a convolution")
   if c.embed_width not in (None, c.width) and (c.enhanced_decoder or (c.head == "lm" and not c.legacy)):
     raise refuse("embed_width", f"{c.embed_width} in a model of width {c.width}", "the model's width, or legacy=True")
   for act in (c.act, c.convolution_act, c.pooler_act):

@@ -153,8 +153,36 @@ def gpt1(r: random.Random) -> tuple[str, Any]:
       afn=r.choice(["gelu", "relu", "silu"]), layer_norm_epsilon=r.choice([1e-5, 1e-3]))
 
 
+def deberta_sizes(r: random.Random) -> dict[str, Any]:
+  """Sizes that both versions share; a short span lets distances be clipped."""
+  heads = r.choice([2, 3])
+  terms: list[list[str]] = [["c2p", "p2c"], ["p2c", "c2p"], ["c2p"], ["p2c"], []]
+  sizes = dict(vocab_size=VOCAB, hidden_size=heads * r.choice([8, 12]), num_attention_heads=heads,
+               num_hidden_layers=r.choice([2, 3]), intermediate_size=r.choice([24, 40]),
+               max_position_embeddings=r.choice([24, 40]), relative_attention=r.random() < 0.85,
+               pos_att_type=r.choice(terms), position_biased_input=r.choice([True, False]), pad_token_id=0,
+               max_relative_positions=r.choice([-1, 7, 30]), type_vocab_size=r.choice([0, 0, 3]),
+               hidden_act=r.choice(["gelu", "gelu_new", "relu"]), pooler_hidden_act=r.choice(["gelu", "tanh"]),
+               layer_norm_eps=r.choice([1e-7, 1e-5]), legacy=r.choice([True, False]))
+  return sizes | ({"embedding_size": 20} if sizes["legacy"] and r.random() < 0.5 else {})
+
+
+def deberta(r: random.Random) -> tuple[str, Any]:
+  head = r.choice(["ForMaskedLM", "ForMaskedLM", SEQUENCE, TOKEN, QUESTION, NONE])
+  return f"Deberta{head}", transformers.DebertaConfig(**deberta_sizes(r))
+
+
+def deberta_v2(r: random.Random) -> tuple[str, Any]:
+  sizes = deberta_sizes(r)
+  sizes |= dict(share_att_key=r.choice([True, False]), position_buckets=r.choice([-1, 2, 6, 9]),
+                norm_rel_ebd=r.choice(["none", "layer_norm"]), conv_kernel_size=r.choice([0, 1, 3, 5]),
+                conv_act=r.choice(["tanh", "gelu"]), conv_groups=r.choice([1, sizes["num_attention_heads"]]))
+  head = r.choice(["ForMaskedLM", "ForMaskedLM", SEQUENCE, TOKEN, QUESTION, NONE, "ForMultipleChoice"])
+  return f"DebertaV2{head}", transformers.DebertaV2Config(**sizes)
+
+
 FAMILIES = {f.__name__: f for f in (gpt1, gpt2, llama, mistral, qwen2, qwen3, gemma, gemma2, gemma3,
-                                      mixtral, qwen3_moe)}
+                                    mixtral, qwen3_moe, deberta, deberta_v2)}
 
 
 # ---- weights, inputs, outputs
@@ -181,8 +209,11 @@ def inputs_for(architecture: str) -> dict[str, torch.Tensor]:
     ids = torch.randint(5, VOCAB, (ROWS, 2, LENGTH))
     return dict(input_ids=ids, mc_token_ids=torch.randint(3, LENGTH, (ROWS, 2)), labels=ids.clone(),
                 mc_labels=torch.randint(0, 2, (ROWS,)))
+  if architecture.endswith("ForMultipleChoice"):
+    ids, mask = (torch.stack([a, a.flip(0)], 1) for a in (ids, mask))
+    return dict(input_ids=ids, attention_mask=mask, labels=torch.randint(0, 2, (ROWS,)))
   found = dict(input_ids=ids, attention_mask=mask)
-  if architecture.endswith(("LMHeadModel", LM)):
+  if architecture.endswith(("LMHeadModel", LM, "ForMaskedLM")):
     found["labels"] = ids.masked_fill(mask == 0, -100)
   elif architecture.endswith(SEQUENCE):
     found["labels"] = torch.randint(0, 2, (ROWS,))
