@@ -56,10 +56,11 @@ class MaskedTokenHead(nnx.Module):
 
 
 class Pooler(nnx.Module):
-  """act(dense(first token)): (B, L, D) -> (B, D). With a key, dropout of the result and maybe the input."""
+  """act(dense(first token)): (B, L, D) -> (B, D). With a key, dropout of the input and of the result."""
 
-  def __init__(self, rngs: nnx.Rngs, width: int, *, act: str = "tanh", dropout: float = 0.0, drop_input: bool = False):
-    self.act, self.dropout, self.input_dropout = act, dropout, dropout if drop_input else 0.0
+  def __init__(self, rngs: nnx.Rngs, width: int, *, act: str = "tanh", dropout: float = 0.0,
+               input_dropout: float = 0.0):
+    self.act, self.dropout, self.input_dropout = act, dropout, input_dropout
     self.dense = Linear(rngs, {"embed": width}, {"mlp": width})
 
   def __call__(self, hidden_BLD: jax.Array, key: jax.Array | None = None) -> jax.Array:
@@ -69,16 +70,21 @@ class Pooler(nnx.Module):
 
 
 class ReplacedTokenHead(nnx.Module):
-  """One score per token, positive where it was replaced: dense, activation, dense (Clark et al. 2020)."""
+  """One score per token, positive where it was replaced: dense, activation, dense (Clark et al. 2020).
 
-  def __init__(self, rngs: nnx.Rngs, width: int, *, act: str):
+  With an epsilon it reads norm(token + first token) (the released code of DeBERTa 3).
+  """
+
+  def __init__(self, rngs: nnx.Rngs, width: int, *, act: str, epsilon: float | None = None):
     self.act = act
+    self.norm = None if epsilon is None else LayerNorm(rngs, width, epsilon=epsilon)
     self.dense = Linear(rngs, {"embed": width}, {"mlp": width})
     self.score = Linear(rngs, {"embed": width}, {"labels": 1})
 
   def __call__(self, hidden_BLD: jax.Array) -> jax.Array:
     """(B, L, D) -> (B, L)."""
-    return self.score(in_float32(activation(self.act), self.dense(hidden_BLD)))[..., 0]
+    read = hidden_BLD if self.norm is None else self.norm(hidden_BLD[:, :1] + hidden_BLD)
+    return self.score(in_float32(activation(self.act), self.dense(read)))[..., 0]
 
 
 def pools(head: EncoderHead, bare: bool) -> bool:

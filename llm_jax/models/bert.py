@@ -52,7 +52,8 @@ class Bert(nnx.Module):
     self.embeddings, self.encoder = Embeddings(rngs, c), Encoder(rngs, c)
     rate = c.dropout if c.classifier_dropout is None else c.classifier_dropout
     self.label_dropout = {"token": rate, "question": c.question_dropout}
-    make_pooler = partial(Pooler, rngs, c.width, act=c.pooler_act, dropout=rate, drop_input=c.drop_first_token)
+    make_pooler = partial(Pooler, rngs, c.width, act=c.pooler_act, dropout=rate,
+                          input_dropout=rate if c.drop_first_token else 0.0)
     self.pooler = make_pooler() if encoder_heads.pools(c.head, c.pooled) else None
     self.head = token_head(rngs, c) if c.head in encoder_heads.SCORES_TOKENS else None
     self.replaced = ReplacedTokenHead(rngs, c.width, act=c.act) if c.head == "replaced" else None

@@ -18,13 +18,14 @@ from flax import nnx
 from llm_jax.core.errors import ConfigError, unknown_name
 from llm_jax.core.model import Model, stack
 from llm_jax.core.output import Output
-from llm_jax.layers import deberta_heads as output_heads
+from llm_jax.layers import encoder_heads
 from llm_jax.layers import stack as layer_stack
 from llm_jax.layers.attention import AttentionOptions
 from llm_jax.layers.disentangled_attention import DisentangledAttention, DisentangledBlock, table_rows
 from llm_jax.layers.dot_product import Implementation, Visibility
 from llm_jax.layers.dropout import dropout, split
 from llm_jax.layers.embedding import Embedding
+from llm_jax.layers.encoder_heads import EncoderHead, MaskedTokenHead, Pooler, ReplacedTokenHead
 from llm_jax.layers.feed_forward import FeedForward
 from llm_jax.layers.linear import Init, Linear
 from llm_jax.layers.norm import LayerNorm
@@ -53,9 +54,14 @@ class Deberta(nnx.Module):
         rngs, c.width, c.convolution, groups=c.convolution_groups, act=c.convolution_act, epsilon=c.epsilon,
         dropout=c.dropout)
     self.blocks = stack(lambda r: _block(r, c), c.depth, rngs)
-    self.head = output_heads.MaskedLMHead(rngs, c.width, embed_width, c.vocab_size, act=c.act, epsilon=c.epsilon,
-                                   tied=c.tied) if c.head == "lm" else None
-    self.classifier = _classifier(rngs, c)
+    self.head = MaskedTokenHead(rngs, c.width, embed_width, c.vocab_size, act=c.act, epsilon=c.epsilon,
+                                tied=c.tied or not c.legacy) if c.head == "lm" else None
+    rate = c.dropout if c.head_dropout is None else c.head_dropout
+    self.pooler = Pooler(rngs, c.width, act=c.pooler_act, dropout=rate,
+                         input_dropout=c.pooler_dropout) if c.head in ("sequence", "choice") else None
+    self.replaced = ReplacedTokenHead(rngs, c.width, act=c.act, epsilon=c.epsilon) if c.head == "replaced" else None
+    labels = encoder_heads.labels(c.head, c.labels)
+    self.classifier = Linear(rngs, {"embed": c.width}, {"labels": labels}) if labels else None
 
   def __call__(self, input_ids: jax.Array, *, attention_mask: jax.Array | None = None,
                token_type_ids: jax.Array | None = None, position_ids: jax.Array | None = None,
@@ -74,10 +80,16 @@ class Deberta(nnx.Module):
     inputs = self._prepare(input_ids, attention_mask, position_ids, segment_ids)
     x = self._embed(input_ids, token_type_ids, inputs, added_BLD, embed_key)
     x, states = self._layers(x, inputs, layers_key, output_hidden_states)
-    found = output_heads.scored(self.config.head, self.classifier, x, head_key)
+    output = Output(hidden=x, unembed=None if self.head is None else self.unembed, hidden_states=states)
+    if self.replaced is not None:
+      output.scores = self.replaced(x)
+    if self.classifier is not None:
+      token_rate = self.config.dropout if self.config.head == "token" else 0.0
+      read = dropout(x, token_rate, head_key) if self.pooler is None else self.pooler(x, head_key)
+      output.scores = self.classifier(read)
     if self.config.head == "choice":
-      found = {"scores": found["scores"].reshape(choices)}
-    return Output(hidden=x, unembed=None if self.head is None else self.unembed, hidden_states=states, **found)
+      output.scores = output.logits.reshape(choices)
+    return encoder_heads.span(output) if self.config.head == "question" else output
 
   def _prepare(self, input_ids, mask, position_ids, segment_ids) -> "Inputs":
     ids = segment_ids if mask is None else mask.astype(jnp.int32) * (1 if segment_ids is None else segment_ids)
@@ -159,17 +171,6 @@ def _block(rngs: nnx.Rngs, c: DebertaConfig) -> DisentangledBlock:
                            epsilon=c.epsilon, dropout=c.dropout, split_remat=c.remat == "split")
 
 
-def _classifier(rngs: nnx.Rngs, c: DebertaConfig) -> nnx.Module | None:
-  rate = c.dropout if c.head_dropout is None else c.head_dropout
-  if c.head in ("sequence", "choice"):
-    return output_heads.PooledHead(rngs, c.width, 1 if c.head == "choice" else c.labels, act=c.pooler_act,
-                            pooler_dropout=c.pooler_dropout, dropout=rate)
-  if c.head in ("token", "question"):
-    question = c.head == "question"
-    return output_heads.TokenHead(rngs, c.width, 2 if question else c.labels, dropout=0.0 if question else c.dropout)
-  return output_heads.ReplacedHead(rngs, c.width, act=c.act, epsilon=c.epsilon) if c.head == "replaced" else None
-
-
 def from_config(config: DebertaConfig) -> Model:
   """The model of this config.
 
@@ -177,12 +178,12 @@ def from_config(config: DebertaConfig) -> Model:
     ConfigError: sizes that do not fit together, an unknown activation, term or remat policy.
   """
   check(config)
-  return Model.from_module(lambda rngs: Deberta(rngs, config), config, offers=output_heads.OFFERS[config.head])
+  return Model.from_module(lambda rngs: Deberta(rngs, config), config, offers=encoder_heads.OFFERS[config.head])
 
 
 def build(vocab_size: int, length: int, *, variant: str = "v3-base", width: int | None = None, depth: int | None = None,
           heads: int | None = None, hidden: int | None = None, positions: int | None = None,
-          enhanced_decoder: bool = True, head: output_heads.Head = "lm", labels: int = 2, dropout: float = 0.0,
+          enhanced_decoder: bool = True, head: EncoderHead = "lm", labels: int = 2, dropout: float = 0.0,
           dtype: Literal["float32", "bfloat16"] = "float32", remat: str = "none", scan: bool = True,
           attention: Implementation = "auto") -> Model:
   """A DeBERTa for `vocab_size` tokens and rows of `length`.

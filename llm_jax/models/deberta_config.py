@@ -4,9 +4,9 @@ import dataclasses
 from typing import Any, Literal
 
 from llm_jax.core.errors import ConfigError, check_counts
-from llm_jax.layers.deberta_heads import Head
 from llm_jax.layers.dot_product import Implementation
 from llm_jax.layers.dropout import check_rate
+from llm_jax.layers.encoder_heads import EncoderHead
 from llm_jax.layers.feed_forward import activation
 from llm_jax.layers.stack import check_policy
 
@@ -44,7 +44,7 @@ class DebertaConfig:
   pooler_act: str = "gelu"
   legacy: bool = False  # Hugging Face's first layout of the masked LM head
   tied: bool = True
-  head: Head = "lm"
+  head: EncoderHead = "lm"
   labels: int = 2
   pad_token: int | None = 0
   carried: str = "{}"  # JSON of config.json keys that change no number (token ids, names of labels)
@@ -103,6 +103,8 @@ def check(c: DebertaConfig) -> None:
                  "its own beside the convolution's", "biased_input=False; depth from 2 with a convolution")
   if c.embed_width not in (None, c.width) and (c.enhanced_decoder or (c.head == "lm" and not c.legacy)):
     raise refuse("embed_width", f"{c.embed_width} in a model of width {c.width}", "the model's width, or legacy=True")
+  if c.head in ("pretraining", "next_sentence"):
+    raise refuse("head", f"got {c.head!r}", "lm, sequence, token, question, choice, replaced, none")
   for act in (c.act, c.convolution_act, c.pooler_act):
     activation(act, "config.model.act")
   check_policy(c.remat)

@@ -5,6 +5,7 @@ Microsoft's own folders name no class in config.json; their masked LM head is th
 for: hub.load(folder, enhanced_decoder=True), hub.load(folder, head='replaced').
 """
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -105,16 +106,16 @@ def names(config: DebertaConfig) -> hf.Names:
 def _head_names(config: DebertaConfig) -> hf.Names:
   """Both layouts of the masked LM head, and the heads for labels."""
   transform = "cls.predictions.transform" if config.legacy else "lm_predictions.lm_head"
-  bias = "cls.predictions.bias" if config.legacy else "lm_predictions.lm_head.bias"
-  replaced = config.head == "replaced"
+  bias = "lm_predictions.lm_head.bias" if not config.legacy else (
+      "cls.predictions.bias" if config.tied else "cls.predictions.decoder.bias")
   return (
       hf.linear("head.dense", f"{transform}.dense") | hf.norm("head.norm", f"{transform}.LayerNorm")
       | hf.vector("head.bias", bias) | hf.matrix("head.decoder.kernel", "cls.predictions.decoder.weight")
-      | hf.linear("classifier.pooler", "pooler.dense")
-      | hf.norm("classifier.norm", "mask_predictions.LayerNorm")
-      | hf.linear("classifier.dense", "mask_predictions.dense")
-      | hf.linear("classifier.score", "mask_predictions.classifier" if replaced else
-                  "qa_outputs" if config.head == "question" else "classifier")
+      | hf.linear("pooler.dense", "pooler.dense")
+      | hf.norm("replaced.norm", "mask_predictions.LayerNorm")
+      | hf.linear("replaced.dense", "mask_predictions.dense")
+      | hf.linear("replaced.score", "mask_predictions.classifier")
+      | hf.linear("classifier", "qa_outputs" if config.head == "question" else "classifier")
   )
 
 
@@ -122,6 +123,11 @@ def tied(config: DebertaConfig) -> dict[str, str]:
   """{copy: the tensor that is stored}."""
   return {"cls.predictions.decoder.weight": "deberta.embeddings.word_embeddings.weight",
           "cls.predictions.decoder.bias": "cls.predictions.bias"} if config.legacy else {}
+
+
+def repeated(config: DebertaConfig) -> dict[str, str]:
+  """An untied decoder's bias is in the file under the head's name too, where nothing reads it."""
+  return {"cls.predictions.bias": "cls.predictions.decoder.bias"} if config.legacy and not config.tied else {}
 
 
 def config_from_hf(given: Mapping[str, Any]) -> DebertaConfig:
@@ -181,6 +187,8 @@ HUGGING_FACE = hf.Family(
     model_types=("deberta", "deberta-v2"), config=DebertaConfig, build=from_config, names=names,
     config_from_hf=config_from_hf, config_to_hf=config_to_hf,
     prefix=lambda config: "" if config.head == "none" else "deberta.", prefixes=("deberta.",), tied=tied,
+    repeated=repeated, untie=lambda config: dataclasses.replace(config, tied=False),
+    heads=("head.", "pooler.", "replaced.", "classifier."),
     ignored=(r"(^|\.)position_ids$", r"(^|\.)embeddings\.position_embeddings\.weight$"),
     head_tensors=r"^(cls|lm_predictions|mask_predictions|pooler|classifier|qa_outputs)\.",
 )

@@ -71,7 +71,8 @@ def differences(case: Case, got: dict[str, np.ndarray]) -> Iterator[str]:
       yield f"{name}: off by {np.nanmax(error):.1e}"
 
 
-OURS = {"last_hidden_state": "hidden", "decoder_state": "hidden", "prediction_logits": "logits"}  # where our name is another
+# Where our name is another.
+OURS = {"last_hidden_state": "hidden", "decoder_state": "hidden", "prediction_logits": "logits"}
 LOSS_NAMES = ("loss", "lm_loss", "mc_loss")
 
 
