@@ -50,19 +50,19 @@ def main(values: Any, overrides: doors.Overrides) -> int:
   greedy = values.greedy or values.temperature == 0
   how = Sampling(greedy=greedy, temperature=values.temperature or 1.0, top_k=values.top_k, top_p=values.top_p,
                  min_p=values.min_p, repetition_penalty=values.repetition_penalty).check()
-  write(Generator(model, params), tokenizer, how, values)
+  write(Generator(model, params, start=tokenizer.special.get("pad")), tokenizer, how, values)
   return 0
 
 
 def write(generator: Any, tokenizer: Any, how: Any, values: Any) -> None:
-  """Prints each prompt and its continuation; a single prompt streams."""
-  from llm_jax.inference.samples import ends, prompt_ids
+  """Prints each prompt and its continuation, or what a decoder makes of the prompt; a single prompt streams."""
+  from llm_jax.inference.samples import ends, prompt_ids, source_ids
 
   for number, prompt in enumerate(values.prompt):
     if len(values.prompt) > 1:
       print(f"--- {number + 1}")
-    ids = prompt_ids(tokenizer, prompt)
-    print(prompt, end="", flush=True)
+    ids = (source_ids if generator.programs.encodes else prompt_ids)(tokenizer, prompt)
+    print(prompt, end="\n" if generator.programs.encodes else "", flush=True)
     common = dict(max_new_tokens=values.max_new_tokens, eos_ids=ends(tokenizer))
     if values.beams > 1:
       from llm_jax.inference.beam import beam_search

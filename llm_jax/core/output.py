@@ -30,7 +30,7 @@ class Output:
   hidden_states: tuple[jax.Array, ...] | None = None
   cache: Any = None
   auxiliary: jax.Array | float = 0.0
-  extra: dict[str, jax.Array] = dataclasses.field(default_factory=dict)
+  extra: dict[str, Any] = dataclasses.field(default_factory=dict)
   metrics: Metrics = dataclasses.field(default_factory=dict)
 
   @property

@@ -2,7 +2,8 @@
 
 Prompts are read in chunks of a few sizes, then one compiled step makes a token for every row; its cache has a size of
 a few. So the number of compiled programs does not grow with the number of prompts. A whole generation runs as one
-program on the device; `stream` runs the same step from Python and gives the same tokens.
+program on the device; `stream` runs the same step from Python and gives the same tokens. Where the model has an
+encoder, that reads the prompts, and the decoder begins a text of its own.
 """
 
 import dataclasses
@@ -48,12 +49,13 @@ class Generator:
     max_length: most tokens of a row, prompt included; None takes the model's number of positions, if it has one.
     rules: sharding rules of the mesh that params lie on; None takes those in force.
     unrolled: one array per layer and unrolled layers: faster on a CPU, see weights.py; None chooses by platform.
+    start: token that begins the decoder's text where the model has an encoder and its config does not say.
     programs: those of another Generator of this model, so that other weights need no compilation.
   """
 
   def __init__(self, model: Model, params: Params, *, max_length: int | None = None,
                rules: sharding.ShardingRules | None = None, unrolled: bool | None = None,
-               programs: Programs | None = None):
+               start: int | None = None, programs: Programs | None = None):
     self.rules = sharding.active() if rules is None else rules
     if unrolled is None:
       with sharding.use(self.rules):
@@ -64,6 +66,7 @@ class Generator:
     params = {name: jnp.asarray(a) for name, a in params.items()}
     self.params = weights.split_layers(model, params) if unrolled else params
     self.programs = Programs(model, self.rules, unrolled) if programs is None else programs
+    self.begins = _start_token(model, start) if self.programs.encodes else None
 
   def generate(self, prompts: Prompts, *, max_new_tokens: int, sampling: Sampling = Sampling(greedy=True),  # noqa: B008
                eos_ids: Sequence[int] = (), seed: int = 0, stop: Sequence[str] = (), decode: Decode | None = None,
@@ -124,8 +127,14 @@ class Generator:
     The batch is filled up with copies of the last row to what the mesh divides.
     """
     rows = rows + rows[-1:] * (-len(rows) % self._batch_ways())
-    cache, seen, keys = self.programs.start(self.params, np.uint32(seed), len(rows), cache_length)
-    for ids, mask in prompt_rows.chunks(rows):
+    if self.begins is None:
+      cache, seen, keys = self.programs.start(self.params, np.uint32(seed), len(rows), cache_length)
+      parts = prompt_rows.chunks(rows)
+    else:
+      cache, seen, keys = self.programs.encode(self.params, np.uint32(seed), *prompt_rows.whole(rows), cache_length)
+      begins = np.full((len(rows), 1), self.begins, np.int32)
+      parts = [(begins, np.ones_like(begins))]
+    for ids, mask in parts:
       cache, seen, logits = self.programs.read(self.params, cache, seen, ids, mask)
     return cache, seen, logits, keys
 
@@ -136,12 +145,13 @@ class Generator:
       ConfigError: more tokens than the model can hold.
     """
     self.check_count(new)
-    longest = max(map(len, rows))
+    longest = max(map(len, rows)) if self.begins is None else 1
     if self.max_length is not None and longest + new > self.max_length:
       raise ConfigError("max_new_tokens", f"{longest} prompt tokens and {new} new ones are more than the "
                         f"{self.max_length} that the model can hold",
                         accepted=f"at most {max(self.max_length - longest, 0)} new tokens for this prompt")
-    return prompt_rows.power_of_two(prompt_rows.padded_length(longest) + new, prompt_rows.SHORTEST_CACHE)
+    read = prompt_rows.padded_length(longest) if self.begins is None else 1
+    return prompt_rows.power_of_two(read + new, prompt_rows.SHORTEST_CACHE)
 
   def check_count(self, new: int) -> None:
     """Raises ConfigError when `new` is no number of tokens to generate."""
@@ -158,7 +168,7 @@ class Generator:
   def _steps(self, rows, *, max_new_tokens, sampling, eos_ids, seed, slide) -> Iterator[tuple[list, list[float]]]:
     """(tokens of the step, log-probabilities), one entry a row. The next step is under way before one is read."""
     self.check_count(max_new_tokens)
-    limit = self.max_length if slide else None
+    limit = self.max_length if slide and self.begins is None else None
     state, rows, ended, left = None, [list(row) for row in rows], [False] * len(rows), max_new_tokens
     while left:
       if limit is not None and max(map(len, rows)) >= limit:
@@ -221,6 +231,19 @@ class Generator:
       return 1
     devices = self.rules.mesh.size
     return devices // self.rules.sharding(("batch",)).shard_shape((devices,))[0]
+
+
+def _start_token(model: Model, given: int | None) -> int:
+  """The token that begins a decoder's text: the config's, the one that is given, or padding.
+
+  Raises:
+    ConfigError: none of them is there.
+  """
+  start, pad = (getattr(model.config, name, None) for name in ("start_token", "pad_token"))
+  found = next((i for i in (start, given, pad) if i is not None), None)
+  if found is None:
+    raise ConfigError("start", "the model does not say with which token its decoder begins", accepted="a token id")
+  return found
 
 
 def _cut(tokens: np.ndarray, logprobs: np.ndarray, eos_ids: Sequence[int]) -> Generated:

@@ -1,8 +1,9 @@
 """The compiled programs of generation: read a chunk of the prompt, choose a token, make one step, make all steps.
 
 They know of the model only `init_cache(batch, length)` and that a call takes and returns a cache, so that a recurrent
-carry serves as well as keys and values. A step reads the token chosen last and chooses the next one: the model and the
-sampling are one program, with the cache donated.
+carry serves as well as keys and values. Of an encoder-decoder they also know `encode`: the prompt is what the encoder
+reads, and the cache that comes of it is the decoder's. A step reads the token chosen last and chooses the next one: the
+model and the sampling are one program, with the cache donated.
 """
 
 import collections
@@ -49,7 +50,9 @@ class Programs:
   def __init__(self, model: Model, rules: sharding.ShardingRules | None, unrolled: bool):
     self.model, self.rules, self.unrolled = model, rules, unrolled
     self.traces: collections.Counter[str] = collections.Counter()
+    self.encodes = "encoder_decoder" in model.offers
     self.start = self.jit(self._start, static_argnums=(2, 3))
+    self.encode = self.jit(self._encode, static_argnums=4)
     self.read = self.jit(self._read, donate_argnums=(1, 2))
     self.first = self.jit(self._first, donate_argnums=(1, 2))
     self.step = self.jit(self._step, donate_argnums=1)
@@ -73,7 +76,15 @@ class Programs:
 
   def _start(self, params: Params, seed: jax.Array, batch: int, length: int) -> tuple[Any, jax.Array, jax.Array]:
     """-> (empty cache, no tokens seen (B, V), a random key for each row (B,))."""
-    cache = self._empty_cache(params, batch, length)
+    return self._begin(params, self._empty_cache(params, batch, length), seed, batch)
+
+  def _encode(self, params: Params, seed: jax.Array, ids_BM: jax.Array, mask_BM: jax.Array,
+              length: int) -> tuple[Any, jax.Array, jax.Array]:
+    """What `_start` returns, with a cache that holds what the encoder makes of the prompts."""
+    cache = self.model.apply(weights.join_layers(params), ids_BM, mask_BM, method="encode", length=length)
+    return self._begin(params, cache, seed, ids_BM.shape[0])
+
+  def _begin(self, params: Params, cache: Any, seed: jax.Array, batch: int) -> tuple[Any, jax.Array, jax.Array]:
     _, logits_BV = jax.eval_shape(lambda: self.extend(params, cache, jnp.zeros((batch, 1), jnp.int32)))
     keys_B = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), jnp.arange(batch))
     return cache, sharding.constrain(jnp.zeros(logits_BV.shape, bool), "batch", None), keys_B
@@ -127,5 +138,7 @@ class Programs:
   def extend(self, params: Params, cache: Any, ids_BL: jax.Array,
              mask_BL: jax.Array | None = None) -> tuple[Any, jax.Array]:
     """Reads tokens -> (cache, scores of the last position (B, V)). For use while tracing."""
-    output = self.model.apply(weights.join_layers(params), input_ids=ids_BL, attention_mask=mask_BL, cache=cache)
+    side = "decoder_" if self.encodes else ""
+    read: dict[str, Any] = {f"{side}input_ids": ids_BL, f"{side}attention_mask": mask_BL}
+    output = self.model.apply(weights.join_layers(params), **read, cache=cache)
     return output.cache, output.unembed(output.hidden[:, -1])

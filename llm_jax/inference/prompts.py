@@ -51,6 +51,15 @@ def padded_length(longest: int) -> int:
   return -(-longest // CHUNK) * CHUNK
 
 
+def whole(prompts: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
+  """(ids (B, M), mask (B, M)) for an encoder, int32, padded on the right to one of a few lengths."""
+  length = power_of_two(max(map(len, prompts)), SHORTEST_CHUNK)
+  ids, mask = np.zeros((2, len(prompts), length), np.int32)
+  for i, row in enumerate(prompts):
+    ids[i, :len(row)], mask[i, :len(row)] = row, 1
+  return ids, mask
+
+
 def chunks(prompts: Sequence[Sequence[int]]) -> list[tuple[np.ndarray, np.ndarray]]:
   """[(ids (B, L), mask (B, L))] in order, int32, left padding."""
   length = padded_length(max(map(len, prompts)))

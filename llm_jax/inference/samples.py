@@ -15,6 +15,8 @@ from llm_jax.inference.sampling import Sampling
 class Text(Protocol):
   """What is asked of a tokenizer here (data/tokenizers has it)."""
 
+  special: Any  # {role: id}
+
   @property
   def begin_of_document(self) -> int | None: ...
 
@@ -41,11 +43,13 @@ class Sampler:
   _programs: Programs | None = None  # compiled by the first call; the weights are not kept, training donates them
 
   def __call__(self, state: TrainState) -> list[tuple[str, str]]:
-    generator = Generator(self.model, {**state.frozen, **state.params}, rules=self.rules, programs=self._programs)
+    generator = Generator(self.model, {**state.frozen, **state.params}, rules=self.rules, programs=self._programs,
+                          start=self.tokenizer.special.get("pad"))
     self._programs = generator.programs
     how = Sampling(greedy=self.section.temperature == 0, temperature=self.section.temperature or 1.0,
                    top_k=self.section.top_k or 0)
-    prompts = [prompt_ids(self.tokenizer, p) for p in self.section.prompts]
+    read = source_ids if generator.programs.encodes else prompt_ids
+    prompts = [read(self.tokenizer, p) for p in self.section.prompts]
     room = generator.max_length or self.section.tokens + max(map(len, prompts))
     count = min(self.section.tokens, room - max(map(len, prompts)))
     made = generator.generate(prompts, max_new_tokens=count, sampling=how, eos_ids=ends(self.tokenizer), seed=self.seed)
@@ -65,6 +69,12 @@ def prompt_ids(tokenizer: Text, prompt: str) -> list[int]:
     end = tokenizer.end_of_document
     ids = [end] if end is not None else [int(i) for i in tokenizer.encode("\n")]
   return ids
+
+
+def source_ids(tokenizer: Text, prompt: str) -> list[int]:
+  """Token ids of what an encoder reads: the text and the end of a document."""
+  ids = [int(i) for i in tokenizer.encode(prompt)] + list(ends(tokenizer))
+  return ids or prompt_ids(tokenizer, prompt)
 
 
 def ends(tokenizer: Text) -> tuple[int, ...]:

@@ -29,10 +29,12 @@ class Attention(nnx.Module):
 
   def __init__(self, rngs: nnx.Rngs, width: int, heads: int, head_width: int, *, kv_heads: int | None = None,
                bias: bool = True, out_bias: bool | None = None, qk_norm: dict[str, Any] | None = None,
-               init: Init | None = None, out_init: Init | None = None, options: AttentionOptions | None = None):
+               init: Init | None = None, query_init: Init | None = None, out_init: Init | None = None,
+               options: AttentionOptions | None = None):
     kv_heads = kv_heads or heads
     self.options = options or AttentionOptions()
-    self.query = Linear(rngs, {"embed": width}, {"heads": heads, "head": head_width}, bias=bias, init=init)
+    self.query = Linear(rngs, {"embed": width}, {"heads": heads, "head": head_width}, bias=bias,
+                        init=query_init or init)
     self.key = Linear(rngs, {"embed": width}, {"kv_heads": kv_heads, "head": head_width}, bias=bias, init=init)
     self.value = Linear(rngs, {"embed": width}, {"kv_heads": kv_heads, "head": head_width}, bias=bias, init=init)
     self.out = Linear(rngs, {"heads": heads, "head": head_width}, {"embed": width},
@@ -42,20 +44,28 @@ class Attention(nnx.Module):
 
   def project(self, x_BLD: jax.Array, rotation: tuple[jax.Array, jax.Array] | None = None) -> tuple[jax.Array, ...]:
     """-> q (B, L, H, K), k (B, L, G, K), v (B, L, G, K), normed and rotated."""
-    q, k, v = self.query(x_BLD), self.key(x_BLD), self.value(x_BLD)
-    if self.query_norm is not None and self.key_norm is not None:
-      q, k = self.query_norm(q), self.key_norm(k)
-    if rotation is not None:
-      q, k = rotate(q, *rotation), rotate(k, *rotation)
-    return (constrain(q, "batch", "length", "heads", "head"), constrain(k, "batch", "length", "kv_heads", "head"),
-            constrain(v, "batch", "length", "kv_heads", "head"))
+    return self.queries(x_BLD, rotation), *self.keys_and_values(x_BLD, rotation)
 
-  def attend(self, q: jax.Array, k: jax.Array, v: jax.Array, visibility: Visibility,
-             key: jax.Array | None = None) -> jax.Array:
+  def queries(self, x_BLD: jax.Array, rotation: tuple[jax.Array, jax.Array] | None = None) -> jax.Array:
+    """-> (B, L, H, K)."""
+    q = self.query(x_BLD)
+    q = q if self.query_norm is None else self.query_norm(q)
+    return constrain(q if rotation is None else rotate(q, *rotation), "batch", "length", "heads", "head")
+
+  def keys_and_values(self, x_BMD: jax.Array,
+                      rotation: tuple[jax.Array, jax.Array] | None = None) -> tuple[jax.Array, jax.Array]:
+    """-> k, v (B, M, G, K); of an encoder's states where this is cross attention."""
+    k, v = self.key(x_BMD), self.value(x_BMD)
+    k = k if self.key_norm is None else self.key_norm(k)
+    k = k if rotation is None else rotate(k, *rotation)
+    return constrain(k, "batch", "length", "kv_heads", "head"), constrain(v, "batch", "length", "kv_heads", "head")
+
+  def attend(self, q: jax.Array, k: jax.Array, v: jax.Array, visibility: Visibility, key: jax.Array | None = None,
+             bias_BHLM: jax.Array | None = None) -> jax.Array:
     """Through the door -> (B, L, H, K)."""
     o = self.options
-    return attend(q, k, v, visibility, scale=o.scale, soft_cap=o.soft_cap, dropout_rate=o.dropout, key=key,
-                  implementation=o.implementation)
+    return attend(q, k, v, visibility, scale=o.scale, soft_cap=o.soft_cap, bias_BHLM=bias_BHLM, dropout_rate=o.dropout,
+                  key=key, implementation=o.implementation)
 
   def __call__(self, x_BLD: jax.Array, visibility: Visibility, rotation: tuple[jax.Array, jax.Array] | None = None,
                cache: kv.Cache | None = None, layer: jax.Array | int = 0,

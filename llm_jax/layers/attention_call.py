@@ -14,13 +14,15 @@ class Visibility:
 
   causal: key slot <= query slot; window: query slot - key slot < window (Mistral: a token sees itself and the
   window - 1 before it); segments: (query_BL, key_BM) integer ids that must be equal (packing; padding is a segment of
-  its own, so that padded rows stay finite); offset: slot of the first query among the keys (cached decoding).
+  its own, so that padded rows stay finite); offset: slot of the first query among the keys (cached decoding); pairs:
+  (B or 1, L, M) boolean, True where visible, for what nothing shorter describes (a permutation).
   """
 
   causal: bool = True
   window: int | None = None
   segments: tuple[jax.Array, jax.Array] | None = None
   offset: jax.Array | int = 0
+  pairs: jax.Array | None = None
 
   def mask(self, queries: int, keys: int) -> jax.Array | None:
     """(B or 1, 1, L, M) boolean, True where visible; None when everything is."""
@@ -37,6 +39,8 @@ class Visibility:
       query_BL, key_BM = self.segments
       same = (query_BL[:, :, None] == key_BM[:, None, :])[:, None]
       seen = same if seen is None else seen & same
+    if self.pairs is not None:
+      seen = self.pairs[:, None] if seen is None else seen & self.pairs[:, None]
     return seen
 
 
@@ -59,6 +63,8 @@ class AttentionCall:
     """Why no fused kernel can serve this call; None if one may."""
     if self.bias is not None:
       return "a bias on the scores"
+    if self.visibility.pairs is not None:
+      return "a mask of single pairs"
     if self.dropout_rate > 0.0:
       return "dropout of attention weights"
     if not isinstance(self.visibility.offset, int) or self.visibility.offset != 0:

@@ -3,7 +3,8 @@
 One pytree holds all layers: `key` and `value` (N, B, M, G, K), `valid` (B, M) says which slots hold a token, `index` is
 the slot that the next token gets (the same for every row: shorter prompts are padded on the left). Where layers are
 unrolled (stack.py, `unrolled`), `key` and `value` are tuples of N arrays (B, M, G, K): a step then writes its slot in
-place and reads each layer without a copy.
+place and reads each layer without a copy. A decoder that reads an encoder also has `memory_key`, `memory_value`
+and `memory_valid`, made once from the encoder's states.
 """
 
 from typing import Any
@@ -26,6 +27,28 @@ def init_cache(layers: int, batch: int, length: int, heads: int, width: int, dty
     return _pin(jnp.zeros((layers, *shape), dtype))
   return {"key": empty(), "value": empty(), "valid": constrain(jnp.zeros((batch, length), jnp.int32), "batch", None),
           "index": jnp.zeros((), jnp.int32)}
+
+
+def with_memory(cache: Cache, k_NBMGK: jax.Array, v_NBMGK: jax.Array, valid_BM: jax.Array) -> Cache:
+  """The cache of a decoder that reads an encoder: each layer's keys and values of the encoder's states, and which of
+  them are tokens."""
+  held = lambda a: tuple(_pin(x) for x in a) if is_unrolled() else _pin(a)
+  return cache | {"memory_key": held(k_NBMGK), "memory_value": held(v_NBMGK),
+                  "memory_valid": constrain(valid_BM.astype(jnp.int32), "batch", None)}
+
+
+def without_memory(cache: Cache) -> Cache:
+  """The part of the cache that a layer changes."""
+  return {name: a for name, a in cache.items() if not name.startswith("memory_")}
+
+
+def memory(cache: Cache, layer: jax.Array | int) -> tuple[jax.Array, jax.Array]:
+  """A layer's keys and values (B, M, G, K) of the encoder's states."""
+  k, v = cache["memory_key"], cache["memory_value"]
+  if isinstance(k, tuple):
+    return k[layer], v[layer]
+  at = lambda a: jax.lax.dynamic_index_in_dim(a, layer, keepdims=False)
+  return at(k), at(v)
 
 
 def mark(cache: Cache, valid_BL: jax.Array) -> Cache:

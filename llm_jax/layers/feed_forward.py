@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from llm_jax.core.errors import unknown_name
+from llm_jax.layers.dropout import dropout
 from llm_jax.layers.linear import Init, Linear
 from llm_jax.layers.recompute import in_float32
 from llm_jax.parallel.rules import constrain
@@ -35,18 +36,18 @@ def activation(name: str, key: str = "activation"):
 
 
 class FeedForward(nnx.Module):
-  """out(act(in(x))), or out(act(gate(x)) * in(x)) when gated (Shazeer 2020)."""
+  """out(act(in(x))), or out(act(gate(x)) * in(x)) when gated (Shazeer 2020); dropout: of what `out` reads (T5)."""
 
   def __init__(self, rngs: nnx.Rngs, width: int, hidden: int, *, act: str, gated: bool = False, bias: bool = True,
-               init: Init | None = None, out_init: Init | None = None):
-    self.act = act
+               init: Init | None = None, out_init: Init | None = None, dropout: float = 0.0):
+    self.act, self.dropout = act, dropout
     make = partial(Linear, rngs, {"embed": width}, {"mlp": hidden}, bias=bias, init=init)
     self.gate = make() if gated else None
     self.up = make()
     self.down = Linear(rngs, {"mlp": hidden}, {"embed": width}, bias=bias, init=out_init or init)
 
-  def __call__(self, x_BLD: jax.Array) -> jax.Array:
+  def __call__(self, x_BLD: jax.Array, key: jax.Array | None = None) -> jax.Array:
     act = activation(self.act)
     hidden_BLF = self.up(x_BLD)
     hidden_BLF = in_float32(act, hidden_BLF) if self.gate is None else in_float32(act, self.gate(x_BLD)) * hidden_BLF
-    return self.down(constrain(hidden_BLF, "batch", "length", "mlp"))
+    return self.down(constrain(dropout(hidden_BLF, self.dropout, key), "batch", "length", "mlp"))

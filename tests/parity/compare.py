@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 import jax
 import jax.numpy as jnp
 import numpy as np
-from losses import LOSSES
+from losses import LOSSES, shifted
 from other_formats import translated
 from safetensors.numpy import load_file
 
@@ -100,11 +100,19 @@ def outputs(case: Case, model, params) -> tuple[dict[str, np.ndarray], dict[str,
 def call(case: Case, model, params):
   """The model's output for the recorded inputs."""
   inputs = {k: jnp.asarray(v) for k, v in case.inputs.items() if k not in NOT_MODEL_INPUTS}
-  if any(name.startswith("hidden_states") for name in case.expected):
+  if any("hidden_states" in name for name in case.expected):
     inputs["output_hidden_states"] = True
   if any(name.startswith("router_logits") for name in case.expected):
     inputs["output_router_logits"] = True
-  return model.apply(params, **inputs)
+  if case.architecture.endswith("ForConditionalGeneration") and "decoder_input_ids" not in inputs:
+    inputs["decoder_input_ids"] = shifted(case.inputs["labels"], case.config)
+  if "first_ids" in inputs:
+    first = model.apply(params, inputs.pop("first_ids"), use_mems=True)
+    inputs |= dict(mems=jax.lax.stop_gradient(first["mems"]), use_mems=True)
+  output = model.apply(params, **inputs)
+  if "first_mems.0" in case.expected:
+    output.extra["first_mems"] = inputs["mems"]
+  return output
 
 
 def gradients(case: Case, model, grads: dict[str, np.ndarray]) -> Iterator[str]:
@@ -148,6 +156,8 @@ def hub_tensors(model, params, f: Callable[[np.ndarray], object]) -> dict[str, o
 
 def generation(case: Case, model, params) -> Iterator[str]:
   """Greedy tokens with the cache: all recorded prompts in one batch, the shorter ones padded on the left."""
+  if "generate.encoder.ids" in case.expected:
+    yield from encoder_decoder_generation(case, model, params)
   named = sorted(k for k in case.expected if k.startswith("generate.") and k.endswith(".prompt"))
   stems = [k.removesuffix(".prompt") for k in named]
   if not stems:
@@ -162,6 +172,25 @@ def generation(case: Case, model, params) -> Iterator[str]:
     got, tokens = tokens[:len(ids), :count], tokens[len(ids):]
     if not np.array_equal(got, ids[:, prompt.shape[1]:]):
       yield f"{stem}: {int((got != ids[:, prompt.shape[1]:]).sum())} of {got.size} tokens differ"
+
+
+def encoder_decoder_generation(case: Case, model, params) -> Iterator[str]:
+  """Greedy tokens of a decoder whose encoder has read the inputs once; rows count up to their end of text."""
+  want = case.expected["generate.encoder.ids"]
+  mask = case.inputs.get("attention_mask")
+  def continued(ids, mask):
+    cache = model.apply(params, ids, mask, length=want.shape[1], method="encode")
+    def following(carry, _):
+      token, cache = carry
+      output = model.apply(params, decoder_input_ids=token, cache=cache)
+      best = output.logits[:, -1].argmax(-1)[:, None].astype(jnp.int32)
+      return (best, output.cache), best
+    return jax.lax.scan(following, (jnp.asarray(want[:, :1], jnp.int32), cache), None, length=want.shape[1] - 1)[1]
+  got = np.asarray(jax.jit(continued)(case.inputs["input_ids"], mask))[:, :, 0].T
+  ends = want[:, 1:] == case.config.get("eos_token_id")
+  wrong = (got != want[:, 1:]) & (np.cumsum(ends, 1) - ends == 0)
+  if wrong.any():
+    yield f"generate.encoder: {int(wrong.sum())} of {wrong.size} tokens differ"
 
 
 def greedy(model, params, prompt: np.ndarray, mask: np.ndarray, count: int) -> np.ndarray:

@@ -31,6 +31,13 @@ def span(output, inputs, config) -> dict[str, jax.Array]:
   return {"loss": (part("start") + part("end")) / 2}
 
 
+def shifted(labels, config) -> jax.Array:
+  """The decoder's input for these labels: one later, begun by the start token, padding where nothing counts."""
+  start, pad = config["decoder_start_token_id"], config["pad_token_id"]
+  labels = jnp.asarray(labels)
+  return jnp.pad(jnp.where(labels == -100, pad, labels)[:, :-1], ((0, 0), (1, 0)), constant_values=start)
+
+
 def double_heads(output, inputs, config) -> dict[str, jax.Array]:
   """Language modelling and multiple choice (Radford et al. 2018)."""
   lm = cross_entropy(output.logits[..., :-1, :], inputs["labels"][..., 1:])
@@ -54,7 +61,8 @@ def replaced(output, inputs, config) -> dict[str, jax.Array]:
 LOSSES = {
     "DoubleHeadsModel": double_heads, "ForQuestionAnswering": span, "ForSequenceClassification": plain,
     "ForTokenClassification": plain, "ForMultipleChoice": plain, "ForNextSentencePrediction": plain,
-    "ForMaskedLM": plain, "ForCausalLM": causal, "LMHeadModel": causal, "ElectraForPreTraining": replaced,
+    "ForMaskedLM": plain, "XLNetLMHeadModel": plain, "ForConditionalGeneration": plain,
+    "ForQuestionAnsweringSimple": span, "ForCausalLM": causal, "LMHeadModel": causal, "ElectraForPreTraining": replaced,
     "ForReplacedTokenDetection": replaced,
     "ForPreTraining": pretraining,
 }
