@@ -22,19 +22,24 @@ from llm_jax.training.step import make_train_step
 
 
 def make_step(spec):
-  """One train step -> its loss: forward, backward, guard, clip to norm 1, AdamW."""
+  """One train step of GPT-2 -> its loss."""
   model = gpt.build(spec["vocab"], spec["length"], width=spec["width"], depth=spec["depth"], heads=spec["heads"],
                     positions=spec["length"], dtype=spec["dtype"], scan=spec["scan"], attention=spec["attention"],
                     act="gelu_new" if spec["gelu"] == "tanh" else "gelu")
+  tokens = jax.random.randint(jax.random.key(1), (spec["batch"], spec["length"] + 1), 0, spec["vocab"])
+  batch = {"tokens": tokens[:, :-1], "targets": tokens[:, 1:], "weights": jnp.ones(tokens[:, 1:].shape)}
+  return stepper(model, causal_lm.build(), batch)
+
+
+def stepper(model, objective, batch):
+  """One train step of this model on this batch -> its loss: forward, backward, guard, clip to norm 1, AdamW."""
   optimizer = chain.build_optimizer(dict(name="adamw", peak=1e-3, b2=0.99, weight_decay=0.1, clip=1.0), model.shapes,
                                     total_steps=10_000, axes=model.logical_axes)
   watch = guard.build()
   train_step = jax.jit(
-      make_train_step(model.apply, causal_lm.build(), Supervised(), optimizer.transform, schedule=optimizer.schedule,
+      make_train_step(model.apply, objective, Supervised(), optimizer.transform, schedule=optimizer.schedule,
                       guard=watch), donate_argnums=0)
   state = jax.jit(initializer(model.init, optimizer, watch, ema=False))(jax.random.key(0))
-  tokens = jax.random.randint(jax.random.key(1), (spec["batch"], spec["length"] + 1), 0, spec["vocab"])
-  batch = {"tokens": tokens[:, :-1], "targets": tokens[:, 1:], "weights": jnp.ones(tokens[:, 1:].shape)}
 
   def step() -> float:
     nonlocal state

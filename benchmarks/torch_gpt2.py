@@ -60,22 +60,26 @@ class GPT2(nn.Module):
 
 
 def make_step(spec):
-  """One train step -> its loss: forward, backward, clip to norm 1, fused AdamW."""
+  """One train step of GPT-2 -> its loss."""
   torch.set_num_threads(spec["threads"])
   torch.manual_seed(0)
   model = GPT2(spec["depth"], spec["width"], spec["heads"], spec["length"], spec["vocab"], spec["gelu"])
+  batch = torch.randint(spec["vocab"], (spec["batch"], spec["length"] + 1))
+  return stepper(model, model, (batch[:, :-1].contiguous(), batch[:, 1:].contiguous()), spec)
+
+
+def stepper(model, loss_of, inputs, spec):
+  """One train step of this model -> its loss, `loss_of(*inputs)`: forward, backward, clip to norm 1, fused AdamW."""
   decayed = [p for p in model.parameters() if p.ndim >= 2]
   others = [p for p in model.parameters() if p.ndim < 2]
   optimizer = torch.optim.AdamW([{"params": decayed, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}],
                                 lr=1e-3, betas=(0.9, 0.99), fused=True)
-  forward = torch.compile(model) if spec["compile"] else model
-  batch = torch.randint(spec["vocab"], (spec["batch"], spec["length"] + 1))
-  ids, targets = batch[:, :-1].contiguous(), batch[:, 1:].contiguous()
+  forward = torch.compile(loss_of) if spec["compile"] else loss_of
   low = spec["dtype"] == "bfloat16"
 
   def step() -> float:
     with torch.autocast("cpu", torch.bfloat16) if low else contextlib.nullcontext():
-      loss = forward(ids, targets)
+      loss = forward(*inputs)
     loss.backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     optimizer.step()

@@ -1,11 +1,15 @@
-"""Training throughput on a CPU against GPT-2 in PyTorch, like for like, in alternating rounds of one run.
+"""Training throughput on a CPU against PyTorch, like for like, in alternating rounds of one run.
 
   python benchmarks/train_throughput.py --torch_python=VENV/bin/python [--sizes=big,small] [--threads=2,1]
+  python benchmarks/train_throughput.py --torch_python=VENV/bin/python --sizes=bert_base --gelus=erf --rounds=5 \
+      --out=benchmarks/results/train_throughput_bert_cpu.json
 
-Same shapes, batch, gelu, clipping and AdamW (fused in PyTorch); forward, backward and update are timed. In bfloat16
-both multiply in bfloat16 with float32 parameters, norms, softmax, loss and optimizer; autocast keeps the residual
-stream and elementwise operations in float32, ours are bfloat16 outside norms. Our process has the allocator settings
-that our doors apply; PyTorch is measured as it comes and, as a variant of its own, with the same settings. Results are
+The peer of GPT-2 shapes is a plain GPT-2, that of BERT shapes BertForMaskedLM of transformers; `ours_as_trained` is our
+BERT step as a run has it, which scores the masked tokens alone. Same shapes, batch, gelu, clipping and AdamW (fused in
+PyTorch); forward, backward and update are timed. In bfloat16 both multiply in bfloat16 with float32 parameters, norms,
+softmax, loss and optimizer; autocast keeps the residual stream and elementwise operations in float32, ours are bfloat16
+outside norms. Our process has the allocator settings that our doors apply; PyTorch is measured as it comes and, as a
+variant of its own, with the same settings. All contenders are in memory at once: BERT-base takes 2 GB each. Results are
 JSON, with every round's median, the machine and the versions; beside the ratio of median step times stand those of the
 best steps and of the processor time that a step takes, which other work on the machine disturbs least.
 """
@@ -24,13 +28,16 @@ import worker
 
 HERE = pathlib.Path(__file__).parent
 SIZES = {
-    "big": dict(depth=6, width=384, heads=6, length=256, batch=8, vocab=65),
-    "small": dict(depth=4, width=128, heads=4, length=64, batch=12, vocab=65),
+    "big": dict(network="gpt2", depth=6, width=384, heads=6, length=256, batch=8, vocab=65),
+    "small": dict(network="gpt2", depth=4, width=128, heads=4, length=64, batch=12, vocab=65),
+    "bert_base": dict(network="bert", depth=12, width=768, heads=12, length=128, batch=8, vocab=30_522),
+    "bert_mini": dict(network="bert", depth=4, width=256, heads=4, length=128, batch=8, vocab=30_522),
 }
 OURS = {
     "ours_scan": dict(malloc=True, scan=True, attention="auto"),
     "ours_unrolled": dict(malloc=True, scan=False, attention="auto"),
 }
+ONLY = {"bert": {"ours_as_trained": dict(malloc=True, scan=False, attention="auto", chosen_only=True)}}
 TORCH = {
     "torch_eager": dict(compile=False),
     "torch_compile": dict(compile=True),
@@ -43,8 +50,10 @@ PEERS = ("torch_eager", "torch_compile")  # the bar is the better of these
 def measure(size: str, dtype: str, gelu: str, threads: int, options: argparse.Namespace) -> dict[str, Any]:
   """One table row: tokens per second of every contender and the ratios."""
   common = dict(SIZES[size], dtype=dtype, gelu=gelu, threads=threads)
-  contenders = {n: (sys.executable, "jax_gpt2.py", v) for n, v in OURS.items()}
-  contenders |= {n: (options.torch_python, "torch_gpt2.py", v) for n, v in TORCH.items()}
+  network = common["network"]
+  ours = OURS | ONLY.get(network, {})
+  contenders = {n: (sys.executable, f"jax_{network}.py", v) for n, v in ours.items()}
+  contenders |= {n: (options.torch_python, f"torch_{network}.py", v) for n, v in TORCH.items()}
   wanted = options.contenders.split(",") if options.contenders else list(contenders)
   workers = {}
   for name in wanted:
@@ -63,12 +72,12 @@ def measure(size: str, dtype: str, gelu: str, threads: int, options: argparse.Na
         best_ms=1e3 * min(min(r) for r in w.seconds), cpu_ms=1e3 * statistics.median(w.cpu_seconds),
         round_ms=[round(1e3 * m, 2) for m in medians], **w.ready)
   peers = [row["contenders"][n] for n in PEERS if n in workers]
-  for name in OURS:
+  for name in ours:
     if name in workers and peers:
-      ours = row["contenders"][name]
-      row[f"ratio_{name}"] = min(p["step_ms"] for p in peers) / ours["step_ms"]
-      row[f"ratio_of_best_{name}"] = min(p["best_ms"] for p in peers) / ours["best_ms"]
-      row[f"ratio_of_cpu_time_{name}"] = min(p["cpu_ms"] for p in peers) / ours["cpu_ms"]
+      mine = row["contenders"][name]
+      row[f"ratio_{name}"] = min(p["step_ms"] for p in peers) / mine["step_ms"]
+      row[f"ratio_of_best_{name}"] = min(p["best_ms"] for p in peers) / mine["best_ms"]
+      row[f"ratio_of_cpu_time_{name}"] = min(p["cpu_ms"] for p in peers) / mine["cpu_ms"]
   return row
 
 
@@ -89,8 +98,8 @@ def main() -> None:
   parser.add_argument("--gelus", default="tanh", help="tanh, erf or both")
   parser.add_argument("--threads", default="2")
   parser.add_argument("--rounds", type=int, default=7)
-  parser.add_argument("--steps", default="big=3,small=20", help="steps per round and contender")
-  parser.add_argument("--contenders", default="", help=f"of {', '.join([*OURS, *TORCH])}; all when empty")
+  parser.add_argument("--steps", default="big=3,small=20,bert_base=1,bert_mini=5", help="steps per round and contender")
+  parser.add_argument("--contenders", default="", help=f"of {', '.join([*OURS, *TORCH])} ...; all when empty")
   parser.add_argument("--out", default=str(HERE / "results" / "train_throughput_cpu.json"))
   options = parser.parse_args()
   result = dict(machine=machine(), date=time.strftime("%Y-%m-%d"), rows=[])

@@ -5,6 +5,7 @@ the config: RoBERTa counts positions from its padding token, DistilBERT has no t
 of their own, are the same encoder with a narrower embedding and with task types.
 """
 
+import dataclasses
 from functools import partial
 from typing import Any, Literal
 
@@ -45,46 +46,52 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 
 class Bert(nnx.Module):
-  """The network with its head. Call it through `Model.apply`."""
+  """The network with its head. Call it through `Model.apply`. embeddings: False when another network's are used."""
 
-  def __init__(self, rngs: nnx.Rngs, config: BertConfig):
+  def __init__(self, rngs: nnx.Rngs, config: BertConfig, *, embeddings: bool = True):
     c = self.config = config
-    self.embeddings, self.encoder = Embeddings(rngs, c), Encoder(rngs, c)
+    self.embeddings = Embeddings(rngs, c) if embeddings else None
+    self.encoder = Encoder(rngs, c)
     rate = c.dropout if c.classifier_dropout is None else c.classifier_dropout
     self.label_dropout = {"token": rate, "question": c.question_dropout}
     make_pooler = partial(Pooler, rngs, c.width, act=c.pooler_act, dropout=rate,
                           input_dropout=rate if c.drop_first_token else 0.0)
-    self.pooler = make_pooler() if encoder_heads.pools(c.head, c.pooled) else None
-    self.head = token_head(rngs, c) if c.head in encoder_heads.SCORES_TOKENS else None
-    self.replaced = ReplacedTokenHead(rngs, c.width, act=c.act) if c.head == "replaced" else None
+    self.pooler: Any = make_pooler() if encoder_heads.pools(c.head, c.pooled) else None
+    self.head: Any = token_head(rngs, c) if c.head in encoder_heads.SCORES_TOKENS else None
+    self.replaced: Any = ReplacedTokenHead(rngs, c.width, act=c.act) if c.head == "replaced" else None
     pair, labels = c.head in encoder_heads.SCORES_PAIRS, encoder_heads.labels(c.head, c.labels)
-    self.next_sentence = Linear(rngs, {"embed": c.width}, {"labels": 2}) if pair else None
-    self.classifier = Linear(rngs, {"embed": c.width}, {"labels": labels}) if labels else None
+    self.next_sentence: Any = Linear(rngs, {"embed": c.width}, {"labels": 2}) if pair else None
+    self.classifier: Any = Linear(rngs, {"embed": c.width}, {"labels": labels}) if labels else None
 
   def __call__(self, input_ids: jax.Array, *, attention_mask: jax.Array | None = None,
                token_type_ids: jax.Array | None = None, task_type_ids: jax.Array | None = None,
                position_ids: jax.Array | None = None, segment_ids: jax.Array | None = None,
-               key: jax.Array | None = None, output_hidden_states: bool = False) -> Output:
+               key: jax.Array | None = None, output_hidden_states: bool = False,
+               embeddings: Embeddings | None = None) -> Output:
     """All inputs (B, L); with the head 'choice' (B, C, L), its hidden states (B * C, L, D).
 
     attention_mask: 1 for real tokens. token_type_ids: 0 for the first part of a pair, 1 for the second; default 0.
     task_type_ids: ERNIE's task; default 0. position_ids: place in the document, from 0 on, also where the table starts
     later (RoBERTa). segment_ids: documents of a packed row, 0 is padding; tokens see their own document only.
+    embeddings: another network's, where this one has none.
     """
-    lead, flat = input_ids.shape[:-1], lambda ids: None if ids is None else ids.reshape(-1, ids.shape[-1])
+    embed = self.embeddings or embeddings
+    assert embed is not None
+    lead, length = input_ids.shape[:-1], input_ids.shape[-1]
+    flat = lambda ids: None if ids is None else ids.reshape(-1, length)
     embed_key, layers_key, head_key = split(key, 3)
-    x = self.embeddings(flat(input_ids), flat(token_type_ids), flat(task_type_ids), flat(position_ids), embed_key)
+    x = embed(input_ids.reshape(-1, length), flat(token_type_ids), flat(task_type_ids), flat(position_ids), embed_key)
     hidden, states = self.encoder(x, flat(attention_mask), flat(segment_ids), layers_key, output_hidden_states)
-    output = self._head(Output(hidden, hidden_states=states), head_key)
+    output = self._head(hidden, embed, head_key)
     if self.config.head == "choice":
       output.scores = output.logits.reshape(lead)
-    return output
+    return dataclasses.replace(output, hidden_states=states)
 
-  def _head(self, output: Output, key: jax.Array | None) -> Output:
-    """The output with what this model's head says of its hidden states."""
-    hidden = output.hidden
+  def _head(self, hidden: jax.Array, embed: Embeddings, key: jax.Array | None) -> Output:
+    """The output with what this model's head says of the hidden states."""
+    output = Output(hidden)
     if self.head is not None:
-      output.unembed = self.unembed
+      output.unembed = partial(self.head, table_VE=embed.tokens.embedding[...])
     if self.next_sentence is not None:
       output.extra["seq_relationship_logits"] = self.next_sentence(self.pooler(hidden))
       output.scores = None if self.head is not None else output.extra["seq_relationship_logits"]
@@ -97,10 +104,6 @@ class Bert(nnx.Module):
     if self.config.head in ("token", "question"):
       output.scores = self.classifier(dropout(hidden, self.label_dropout[self.config.head], key))
     return encoder_heads.span(output) if self.config.head == "question" else output
-
-  def unembed(self, hidden: jax.Array) -> jax.Array:
-    """(..., D) -> (..., V) scores, the head's transform included."""
-    return self.head(hidden, self.embeddings.tokens.embedding[...])
 
 
 def token_head(rngs: nnx.Rngs, c: BertConfig) -> MaskedTokenHead:

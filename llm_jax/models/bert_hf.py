@@ -10,6 +10,7 @@ from typing import Any
 from llm_jax.core import hugging_face as hf
 from llm_jax.models.bert import DISTILBERT, ROBERTA, from_config
 from llm_jax.models.bert_encoder import BertConfig
+from llm_jax.models.electra import ELECTRA
 
 # Our module: theirs.
 LAYER = {
@@ -112,7 +113,7 @@ DIALECTS: dict[str, Dialect] = {
                        head=ELECTRA_HEAD, heads=LABELS | {"ForPreTraining": "replaced"}, tied_bias=False,
                        pooler={"sequence": "classifier.dense", None: "sequence_summary.summary"},
                        classifier="classifier.out_proj",
-                       fields=dict(head_act="gelu", pooler_act="gelu", pooled=False, drop_first_token=True)),
+                       fields=_fixed(ELECTRA)),
     "ernie": Dialect("Ernie", "ernie", ERNIE_DEFAULTS, heads=PAIRS, pooler={None: "ernie.pooler.dense"}),
 }
 HARMLESS = ("directionality", "pooler_fc_size", "pooler_num_attention_heads", "pooler_num_fc_layers",
@@ -148,6 +149,8 @@ def names(config: BertConfig) -> hf.Names:
 def tied(config: BertConfig) -> dict[str, str]:
   """{copy: the tensor that is stored}: the decoder shares the token table and, in some classes, the head's bias."""
   d = DIALECTS[config.family]
+  if not config.tied:
+    return {}
   decoder = d.head["head.decoder"]
   bias = {f"{decoder}.bias": d.head["head.bias"]} if d.tied_bias else {}
   return {f"{decoder}.weight": f"{d.trunk}.embeddings.word_embeddings.weight"} | bias

@@ -8,19 +8,21 @@ import numpy as np
 import pytest
 
 from llm_jax.core.errors import ConfigError
-from llm_jax.models import bert
+from llm_jax.models import bert, distilled, electra, ernie
 from llm_jax.parallel import mesh as device_mesh
 from llm_jax.parallel.rules import ShardingRules, use
 
 VOCAB, LENGTH = 29, 12
 SMALL = dict(width=32, heads=2, hidden=48, attention="xla")
-BUILDS = {"bert": dict(variant="debug"), "roberta": dict(variant="debug-roberta"),
-          "distilbert": dict(variant="debug-distilbert")}
+BUILDS = {"bert": (bert, dict()), "roberta": (bert, dict(variant="debug-roberta")),
+          "distilbert": (bert, dict(variant="debug-distilbert")), "ernie": (ernie, dict()),
+          "electra": (electra, dict(head="lm", embed_width=24))}
 every = pytest.mark.parametrize("name", BUILDS)
 
 
 def build(name, **knobs):
-  return bert.build(VOCAB, LENGTH, **SMALL | BUILDS[name] | knobs)
+  module, its = BUILDS[name]
+  return module.build(VOCAB, LENGTH, **dict(variant="debug") | SMALL | its | knobs)
 
 
 @functools.cache
@@ -165,9 +167,22 @@ def test_a_choice_is_scored_as_it_would_be_alone():
   close(both[:, 1:], model.apply(params, ids[:, 1:, :9]).logits)
 
 
-@pytest.mark.parametrize("variant", bert.VARIANTS)
-def test_every_published_size_is_built_without_memory(variant):
-  model = bert.build(32_000, 128, variant=variant)
+def test_ernie_adds_the_task_and_electra_projects_its_narrow_embedding():
+  model, params = made("ernie")
+  tasks = jnp.full_like(tokens(), 2)
+  table = "embeddings.task_types.embedding"
+  moved = params | {table: params[table] + np.array([[1.0], [0.0], [0.0]], np.float32)}
+  assert not np.allclose(logits(model, params, tokens(), task_type_ids=tasks), expected("ernie"))
+  np.testing.assert_array_equal(logits(model, moved, tokens(), task_type_ids=tasks),
+                                logits(model, params, tokens(), task_type_ids=tasks))
+  shapes = made("electra")[0].shapes
+  assert shapes["embeddings.tokens.embedding"].shape == (VOCAB, 24)
+  assert shapes["encoder.project.kernel"].shape == (24, 32) and shapes["head.dense.kernel"].shape == (32, 24)
+
+
+@pytest.mark.parametrize("module, variant", [(m, v) for m in (bert, ernie) for v in m.VARIANTS])
+def test_every_published_size_is_built_without_memory(module, variant):
+  model = module.build(32_000, 128, variant=variant)
   output = jax.eval_shape(lambda p: model.apply(p, jnp.zeros((1, 16), jnp.int32)), model.shapes)
   assert output.logits.shape == (1, 16, 32_000)
 
@@ -185,3 +200,20 @@ def test_sizes_that_do_not_fit_are_refused_by_name():
                        (dict(positions=8), "positions"), (dict(variant="debug-roberta", positions=13), "positions")):
     with pytest.raises(ConfigError, match=named):
       bert.build(VOCAB, LENGTH, **dict(variant="debug") | knobs)
+
+
+def test_a_student_of_all_layers_is_its_teacher_and_takes_every_second_by_default():
+  teacher, params = made("bert", head="pretraining", depth=4)
+  ids, mask = tokens(), jnp.ones_like(tokens()).at[:, 9:].set(0)
+  same, same_params = distilled.student(teacher, params, layers=range(4))
+  want = teacher.apply(params, ids, attention_mask=mask).logits
+  close(same.apply(same_params, ids, attention_mask=mask).logits, want)
+  half, half_params = distilled.student(teacher, params)
+  assert half.config.depth == 2 and half.config.family == "distilbert" and not half.config.token_types
+  kernel = "encoder.blocks.attention.query.kernel"
+  np.testing.assert_array_equal(half_params[kernel], params[kernel][::2])
+  for wrong in (dict(layers=[4]), dict(layers=[])):
+    with pytest.raises(ConfigError, match="layers"):
+      distilled.student(teacher, params, **wrong)
+  with pytest.raises(ConfigError, match="student"):
+    distilled.student(*made("roberta"))

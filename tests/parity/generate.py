@@ -17,6 +17,7 @@ from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+import encoder_cases
 import numpy as np
 import torch
 import transformers
@@ -182,7 +183,7 @@ def deberta_v2(r: random.Random) -> tuple[str, Any]:
 
 
 FAMILIES = {f.__name__: f for f in (gpt1, gpt2, llama, mistral, qwen2, qwen3, gemma, gemma2, gemma3,
-                                    mixtral, qwen3_moe, deberta, deberta_v2)}
+                                    mixtral, qwen3_moe, deberta, deberta_v2)} | encoder_cases.FAMILIES
 
 
 # ---- weights, inputs, outputs
@@ -227,7 +228,8 @@ def inputs_for(architecture: str) -> dict[str, torch.Tensor]:
 def outputs_of(model: torch.nn.Module, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
   routed = hasattr(model.config, "output_router_logits") and type(model).__name__.endswith(LM)
   out = model(**inputs, output_hidden_states=True, **({"output_router_logits": True} if routed else {}))
-  names = ("last_hidden_state", "logits", "start_logits", "end_logits", "mc_logits", "mc_loss", "loss")
+  names = ("last_hidden_state", "logits", "start_logits", "end_logits", "mc_logits", "mc_loss", "loss",
+           "prediction_logits", "seq_relationship_logits", "pooler_output")
   found = {name: out[name] for name in names if out.get(name) is not None}
   if "mc_loss" in found:
     found |= dict(lm_loss=out.loss, loss=out.loss + out.mc_loss)
@@ -254,6 +256,9 @@ def greedy(model: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 def older(config: dict[str, Any]) -> dict[str, Any] | None:
   """config.json in the keys of transformers 4, where they differ."""
+  if config["model_type"] in encoder_cases.FAMILIES:
+    return {k: v for k, v in config.items() if k != "dtype"} | dict(torch_dtype="float32",
+                                                                    position_embedding_type="absolute")
   if "rope_parameters" not in config:
     return None
   said = {k: v for k, v in config.items() if k not in ("rope_parameters", "dtype")} | {"torch_dtype": "float32"}
@@ -275,7 +280,9 @@ def write(folder: pathlib.Path, family: str, seed: int) -> None:
   cls = getattr(transformers, architecture)
   model = cls._from_config(config, attn_implementation="eager").eval()
   loud(model)
-  inputs = inputs_for(architecture)
+  encoder = family in encoder_cases.FAMILIES
+  encoder_cases.one_bias(model)
+  inputs = encoder_cases.inputs_for(architecture, config) if encoder else inputs_for(architecture)
   found = outputs_of(model, inputs)
   norms: dict[str, float] = {}
   if "loss" in found:
