@@ -102,7 +102,9 @@ def build(config: Mapping[str, Any], *, devices: Sequence[Any] | None = None, vo
   launch_checks.check_data(corpus, objective, learner, curriculum, rules)
   if corpus.tokenizer is not None:
     objective = objective.for_tokenizer(corpus.tokenizer)
-  reference = scoring.reference_of(curriculum, corpus)
+  reference = scoring.reference_of(curriculum, objective, corpus)
+  if reference is not None:
+    objective = objective.with_reference(reference.apply)
   model = model.with_extras(learner.extras).with_extras(scoring.as_extras(reference))
   optimizer = chain.build_optimizer(scoring.freezing(trains, reference), model.shapes, train.steps,
                                     axes=model.logical_axes)

@@ -122,11 +122,25 @@ class Reference:
     return self.model.apply(own, *args, **kwargs)
 
 
-def reference_of(curriculum: Curriculum, corpus: Corpus) -> Reference | None:
-  """The curriculum's reference model, if it has one; raises as `load`."""
-  if curriculum.reference is None:
+def reference_of(curriculum: Curriculum, objective: Objective, corpus: Corpus) -> Reference | None:
+  """The reference model of the curriculum or of the objective, if one has it.
+
+  Raises:
+    ConfigError: as `load`; or both name one and not the same; or it does not offer what the objective needs.
+  """
+  named = {k: path for k, path in (("config.curriculum.reference", curriculum.reference),
+                                   ("config.objective.teacher", objective.reference)) if path is not None}
+  if not named:
     return None
-  return Reference(*load(corpus, curriculum.reference, "config.curriculum.reference"))
+  key, path = list(named.items())[-1]
+  if len(set(named.values())) > 1:
+    raise ConfigError(key, f"{path!r}, and the curriculum's reference is {curriculum.reference!r}",
+                      accepted="one model for both")
+  reference = Reference(*load(corpus, path, key))
+  if missing := set(objective.needs if objective.reference else ()) - reference.model.offers:
+    raise ConfigError(key, f"the model of {path} does not offer {', '.join(sorted(missing))}",
+                      accepted="a model that can be trained by the same objective")
+  return reference
 
 
 def as_extras(reference: Reference | None) -> dict[str, Extra]:
@@ -157,11 +171,11 @@ def with_reference(state: TrainState, reference: Reference | None) -> TrainState
 def about(curriculum: Curriculum, objective: Objective, reference: Reference | None) -> Callable | None:
   """(frozen, batch, key, knobs) -> what the curriculum's weighting is told: the fields it asks for, and the losses of
   the reference on the same rows; None if that is nothing."""
-  if not curriculum.fields and reference is None:
+  if not curriculum.fields and curriculum.reference is None:
     return None
   def told(frozen: Params, batch: Batch, key: Any, knobs: Knobs) -> dict[str, jax.Array]:
     found = {name: batch[name] for name in curriculum.fields}
-    if reference is not None:
+    if reference is not None and curriculum.reference is not None:
       values = objective(reference.apply, frozen, batch, key, knobs).values
       found["reference"] = jax.lax.stop_gradient(values)
     return found

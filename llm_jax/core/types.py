@@ -207,11 +207,13 @@ class Vocabulary(Protocol):
 class Objective(Protocol):
   """What is learned. Knows `apply`, never the architecture; returns losses per target, never a scalar. Inherit it.
 
-  fields: batch fields that it reads; needs: what the model must offer, in the words of core/offers.py.
+  fields: batch fields that it reads; needs: what the model must offer, in the words of core/offers.py. reference: the
+  workdir or Hugging Face folder of a model that it learns from, whose arrays lie frozen beside the params; None: none.
   """
 
   fields: tuple[str, ...]
   needs: tuple[str, ...] = ()
+  reference: str | None = None
 
   def for_tokenizer(self, tokenizer: Vocabulary) -> "Objective":
     """The same objective when the text's vocabulary is known.
@@ -219,6 +221,11 @@ class Objective(Protocol):
     Raises:
       ConfigError: it lacks an id that this objective writes into a batch.
     """
+    return self
+
+  def with_reference(self, apply: Callable) -> "Objective":
+    """The same objective when its reference model is there. apply: as the model's own, without dropout, given the same
+    params."""
     return self
 
   def __call__(self, apply: Callable, params: Params, batch: Batch, key: Key | None, knobs: Knobs) -> Losses: ...

@@ -39,14 +39,23 @@ def token_cross_entropy(hidden_BLD: jax.Array, unembed: Callable[[jax.Array], ja
   Raises:
     ConfigError: chunk is neither 'auto' nor a positive number.
   """
-  B, L, _ = hidden_BLD.shape
   def losses(hidden: jax.Array, targets: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
     return _losses(unembed(hidden), targets, z_loss, label_smoothing, accuracy)
+  found: tuple[jax.Array, dict[str, jax.Array]] = in_chunks(losses, unembed, hidden_BLD, targets_BL, chunk=chunk)
+  return found
 
+
+def in_chunks(function: Callable, unembed: Callable[[jax.Array], jax.Array], hidden_BLD: jax.Array,
+              *others: jax.Array, chunk: int | str) -> Any:
+  """`function(hidden_BLD, *others)`, whose results are (B, L), computed for a part of the length at a time.
+
+  others: (B, L, ...). The backward pass computes every chunk again. unembed: what the chunk's size is reckoned by.
+  """
+  B, L, _ = hidden_BLD.shape
   vocab = jax.eval_shape(unembed, jax.ShapeDtypeStruct((B, 1, hidden_BLD.shape[-1]), hidden_BLD.dtype)).shape[-1]
   columns = _columns(chunk, B, L, vocab)
   if columns >= L:
-    return losses(hidden_BLD, targets_BL)
+    return function(hidden_BLD, *others)
   count = math.ceil(L / columns)
   def fold(x: jax.Array) -> jax.Array:  # (B, L, ...) -> (chunks, B, columns, ...), the last chunk padded
     x = jnp.pad(x, ((0, 0), (0, count * columns - L)) + ((0, 0),) * (x.ndim - 2))
@@ -54,8 +63,8 @@ def token_cross_entropy(hidden_BLD: jax.Array, unembed: Callable[[jax.Array], ja
   def unfold(x: jax.Array) -> jax.Array:
     return x.swapaxes(0, 1).reshape(B, count * columns)[:, :L]
 
-  body = jax.checkpoint(losses, prevent_cse=False)  # inside a scan nothing can be merged with the forward pass
-  _, parts = jax.lax.scan(lambda _, xs: (None, body(*xs)), None, (fold(hidden_BLD), fold(targets_BL)))
+  body = jax.checkpoint(function, prevent_cse=False)  # inside a scan nothing can be merged with the forward pass
+  _, parts = jax.lax.scan(lambda _, xs: (None, body(*xs)), None, tuple(map(fold, (hidden_BLD, *others))))
   return jax.tree.map(unfold, parts)
 
 

@@ -33,6 +33,13 @@ class Mix(Objective):
   def for_tokenizer(self, tokenizer: Vocabulary) -> "Mix":
     return Mix(tuple((name, weight, part.for_tokenizer(tokenizer)) for name, weight, part in self.parts))
 
+  @property
+  def reference(self) -> str | None:  # type: ignore[override]
+    return next((part.reference for _, _, part in self.parts if part.reference is not None), None)
+
+  def with_reference(self, apply: Callable) -> "Mix":
+    return Mix(tuple((name, weight, part.with_reference(apply)) for name, weight, part in self.parts))
+
   def __call__(self, apply: Callable, params: Params, batch: Batch, key: Key | None, knobs: Knobs) -> Losses:
     own = lambda i: None if key is None else jax.random.fold_in(key, i)
     return combine([Part(name, weight, part(apply, params, batch, own(i), knobs))
@@ -70,4 +77,6 @@ def build(*, parts: list) -> Mix:
       raise ConfigError(f"{KEY}[{i}].name", f"{spec['name']!r} reads whole episodes", accepted="objectives over rows")
     earlier = sum(other["name"] == spec["name"] for other in specs[:i])
     found.append((f"{spec['name']}_{earlier + 1}" if earlier else spec["name"], weight, part))
+  if len(teachers := {part.reference for _, _, part in found} - {None}) > 1:
+    raise ConfigError(KEY, f"several teachers: {', '.join(sorted(map(str, teachers)))}", accepted="one for all parts")
   return Mix(tuple(found))

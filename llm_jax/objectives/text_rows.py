@@ -40,13 +40,16 @@ def ordinary_ids(tokenizer: Vocabulary) -> np.ndarray:
   return np.setdiff1d(np.arange(tokenizer.vocab_size, dtype=np.int32), reserved_ids(tokenizer)).astype(np.int32)
 
 
+def real_tokens(batch: Batch) -> jax.Array:
+  """(B, L) bool: not padding."""
+  return batch["segment_ids"] > 0 if "segment_ids" in batch else batch["weights"] > 0
+
+
 def is_text(batch: Batch, tokenizer: Vocabulary) -> jax.Array:
   """(B, L) bool: text, neither padding nor a special id."""
-  tokens_BL = batch["tokens"]
-  real_BL = batch["segment_ids"] > 0 if "segment_ids" in batch else batch["weights"] > 0
   table = np.ones(tokenizer.vocab_size, bool)
   table[list(reserved_ids(tokenizer))] = False
-  return real_BL & jnp.asarray(table)[tokens_BL]
+  return real_tokens(batch) & jnp.asarray(table)[batch["tokens"]]
 
 
 def word_starts(batch: Batch, tokenizer: Vocabulary) -> jax.Array:
