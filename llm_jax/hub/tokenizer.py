@@ -14,10 +14,13 @@ from typing import Any
 import numpy as np
 
 from llm_jax.core.errors import CheckpointError, ConfigError
+from llm_jax.data.tokenizers import older_files
+from llm_jax.data.tokenizers.hub import USUAL
 
 # What belongs to a tokenizer and is carried along when a folder is saved again.
 FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
-         "merges.txt", "vocab.txt", "tokenizer.model", "spiece.model", "generation_config.json", "chat_template.jinja")
+         "merges.txt", "vocab.txt", "tokenizer.model", "spiece.model", "spm.model", "generation_config.json",
+         "chat_template.jinja")
 ROLES = ("bos", "eos", "pad", "unk", "cls", "sep", "mask")
 
 
@@ -34,13 +37,18 @@ class HubTokenizer:
     try:
       from tokenizers import Tokenizer
     except ImportError:
-      raise ConfigError("hub", f"{self.folder} has a tokenizer.json, which needs the package tokenizers",
+      raise ConfigError("hub", f"{self.folder} has a tokenizer, which needs the package tokenizers",
                         accepted="pip install 'llm_jax[hub]'") from None
-    path = self.folder / "tokenizer.json"
     try:
-      tokenizer = Tokenizer.from_file(str(path))
+      content = older_files.find(self.folder)
+      assert content is not None
+      tokenizer = Tokenizer.from_str(content.decode())
+    except ConfigError:
+      raise
     except Exception as e:  # the library raises plain Exception
-      raise CheckpointError(f"{path}: not readable as a tokenizer ({str(e)[:200]})") from None
+      path = self.folder / "tokenizer.json"
+      raise CheckpointError(f"{path if path.is_file() else self.folder}: not readable as a tokenizer "
+                            f"({str(e)[:200]})") from None
     tokenizer.no_padding()
     tokenizer.no_truncation()
     return tokenizer
@@ -54,11 +62,16 @@ class HubTokenizer:
     for role in ROLES:
       token = tokens.get(f"{role}_token")
       token = token.get("content") if isinstance(token, dict) else token
+      token = self._usual(role) if token is None and not (self.folder / "tokenizer.json").is_file() else token
       number = self._library_tokenizer.token_to_id(token) if isinstance(token, str) else ids.get(f"{role}_token_id")
       number = number[0] if isinstance(number, list) and number else number
       if isinstance(number, int):
         found[role] = number
     return found
+
+  def _usual(self, role: str) -> str | None:
+    """The usual spelling of a role that the vocabulary has."""
+    return next((t for t in USUAL[role] if self._library_tokenizer.token_to_id(t) is not None), None)
 
   @property
   def vocab_size(self) -> int:
@@ -93,8 +106,9 @@ class HubTokenizer:
 
 
 def find_tokenizer(folder: pathlib.Path) -> HubTokenizer | None:
-  """The folder's tokenizer, or None when it has no tokenizer.json."""
-  return HubTokenizer(folder) if (folder / "tokenizer.json").is_file() else None
+  """The folder's tokenizer, or None when it has neither a tokenizer.json nor an older vocabulary."""
+  there = any((folder / name).is_file() for name in ("tokenizer.json", "vocab.txt", "merges.txt", *older_files.UNIGRAM))
+  return HubTokenizer(folder) if there else None
 
 
 def _read(path: pathlib.Path) -> dict[str, Any]:

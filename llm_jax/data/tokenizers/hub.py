@@ -1,4 +1,5 @@
-"""A Hugging Face `tokenizer.json`, read with the `tokenizers` package (an optional dependency).
+"""A tokenizer of a Hugging Face folder, read with the `tokenizers` package (an optional dependency): its
+tokenizer.json, or the older files of vocabularies (older_files.py).
 
 Roles are read from `tokenizer_config.json` and `special_tokens_map.json` beside it where they exist, else from the
 usual spellings. Nothing is downloaded and no code of the folder runs.
@@ -15,7 +16,7 @@ import numpy as np
 
 from llm_jax.core.errors import ConfigError, DataError
 from llm_jax.data.fingerprint import bytes_digest, digest
-from llm_jax.data.tokenizers import SPECIALS, Tokenizer, edges_of, without
+from llm_jax.data.tokenizers import SPECIALS, Tokenizer, edges_of, older_files, without
 
 USUAL = {
     "bos": ("<s>", "<bos>", "<|begin_of_text|>", "<|endoftext|>"),
@@ -29,16 +30,16 @@ def build(context: Any, *, path: str, special: dict | None = None) -> "_Recipe":
   """A tokenizer from a Hugging Face checkpoint folder.
 
   Args:
-    path: a tokenizer.json file, or the folder that holds it.
+    path: a tokenizer.json file, or a folder that holds one, or vocab.txt, vocab.json and merges.txt, or spiece.model.
     special: {role: token}, e.g. {'eod': '<|endoftext|>'}; added to, and winning over, what the folder says.
   """
   file = pathlib.Path(path)
-  file = file / "tokenizer.json" if file.is_dir() else file
-  if not file.is_file():
-    raise ConfigError("config.data.tokenizer.path", f"no tokenizer.json at {path}")
-  content = file.read_bytes()
+  folder = file if file.is_dir() else file.parent
+  content = older_files.find(folder) if file.is_dir() else file.read_bytes() if file.is_file() else None
+  if content is None:
+    raise ConfigError("config.data.tokenizer.path", f"no tokenizer.json and no vocabulary at {path}")
   known = _tokens(_parse(content, str(file)))
-  roles = _roles_of_folder(file.parent) | dict(special or {})
+  roles = _roles_of_folder(folder) | dict(special or {})
   for role, token in roles.items():
     if role in (special or {}) and (role not in SPECIALS or token not in known):
       raise ConfigError(f"config.data.tokenizer.special.{role}", f"got {token!r}",
@@ -66,7 +67,7 @@ class HubTokenizer(Tokenizer):
 
   def __init__(self, content: bytes, special: dict[str, int]):
     self._content, self.special = content, special
-    self._tokenizer = _library().Tokenizer.from_str(content.decode())
+    self._tokenizer = older_files.library().Tokenizer.from_str(content.decode())
     self._tokenizer.no_truncation()
     self._tokenizer.no_padding()
     self._tokenizer.encode_special_tokens = True  # '<|endoftext|>' in a document is text, not an instruction
@@ -135,17 +136,8 @@ def restore(files: dict[str, bytes]) -> HubTokenizer:
   return HubTokenizer(files["tokenizer.json"], json.loads(files["special_ids.json"]))
 
 
-def _library() -> Any:
-  try:
-    import tokenizers
-  except ImportError as e:
-    raise ConfigError("config.data.tokenizer.name", "'hub' needs the package tokenizers",
-                      accepted="pip install tokenizers") from e
-  return tokenizers
-
-
 def _parse(content: bytes, where: str) -> dict[str, Any]:
-  library = _library()
+  library = older_files.library()
   try:
     library.Tokenizer.from_str(content.decode())
     return json.loads(content)
