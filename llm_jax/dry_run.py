@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from llm_jax.data.corpus import sample
+from llm_jax.parallel import pipeline
 from llm_jax.planning.compiled import peak_bytes, state_bytes
 from llm_jax.training import flops
 from llm_jax.training.formats import si
@@ -23,9 +24,16 @@ def describe(run: Any, compile: bool = True) -> str:
 
 
 def _mesh(run: Any) -> str:
-  axes = " x ".join(f"{a}={n}" for a, n in run.rules.mesh.shape.items())
-  kind = jax.devices()[0].device_kind
-  return f"mesh {axes} over {run.rules.mesh.size} x {kind}, {jax.process_count()} host(s)"
+  rules, kind = run.rules, jax.devices()[0].device_kind
+  cut = {a: n for a, n in rules.mesh.shape.items() if n > 1}
+  axes = " x ".join(f"{a}={n}" for a, n in cut.items()) or "of one device"
+  lines = [f"mesh {axes} over {rules.mesh.size} x {kind}, {jax.process_count()} host(s)"]
+  for axis in cut:
+    lines.append(f"  {axis:<8} {', '.join(name for name in rules.table if axis in rules.over(name))}")
+  if (plan := pipeline.schedule(rules)) is not None:
+    lines.append(f"  pipeline {plan.microbatches} micro-batches, {plan.stages} stages, {plan.rounds} round(s): "
+                 f"{plan.turns} turns, idle {plan.bubble:.1%}")
+  return "\n".join(lines)
 
 
 def _parameters(run: Any) -> str:

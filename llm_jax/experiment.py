@@ -29,8 +29,8 @@ from llm_jax.objectives import mix
 from llm_jax.optimizers import chain, masks
 from llm_jax.optimizers import ema as weight_average
 from llm_jax.parallel import mesh as device_mesh
+from llm_jax.parallel import rules as sharding
 from llm_jax.parallel import tasks
-from llm_jax.parallel.rules import ShardingRules
 from llm_jax.peft.adapted import Method
 from llm_jax.run import Run
 from llm_jax.training import early_stopping, faults, guard, settings
@@ -79,7 +79,7 @@ def build(config: Mapping[str, Any], *, devices: Sequence[Any] | None = None, vo
     if section.function is not None and resolved[name] is not None:
       section.function(**resolved[name])
   train = settings.train(**resolved["train"])
-  rules = ShardingRules(device_mesh.make(resolved["mesh"], devices))
+  rules = sharding.from_options(device_mesh.build(**resolved["mesh"]), devices)
   curriculum = make_curriculum(resolved["curriculum"], train)
   objective = plugins.bind("objectives", resolved["objective"], "config.objective")()
   make_base = plugins.bind("models", resolved["model"], "config.model")
@@ -99,6 +99,7 @@ def build(config: Mapping[str, Any], *, devices: Sequence[Any] | None = None, vo
   vocab_size = corpus.vocab_size if vocab_size is None else vocab_size
   model = make_model(vocab_size, train.length)
   learner = make_learner(model)
+  launch_checks.check_tasks(learner, resolved["meta_learning"]["name"], rules)
   launch_checks.check_data(corpus, objective, learner, curriculum, rules)
   if corpus.tokenizer is not None:
     objective = objective.for_tokenizer(corpus.tokenizer)
@@ -119,6 +120,7 @@ def build(config: Mapping[str, Any], *, devices: Sequence[Any] | None = None, vo
             few_shot.eval_step(resolved["adaptation"], corpus, model.apply, objective, learner),
             make_base(vocab_size, train.length), reference, few_shot.adapts(resolved["adaptation"], learner))
   launch_checks.check_watched(run)
+  launch_checks.check_traced(run)
   return run
 
 

@@ -3,7 +3,6 @@
 Every check answers with the key, both numbers or the nearest name, and what would be accepted.
 """
 
-import math
 from collections.abc import Iterable
 
 import jax
@@ -14,6 +13,7 @@ from llm_jax.core.model import Model
 from llm_jax.core.offers import OFFERS
 from llm_jax.core.types import Curriculum, Learner, Objective
 from llm_jax.data.corpus import Corpus
+from llm_jax.parallel import pipeline
 from llm_jax.parallel.rules import ShardingRules
 from llm_jax.run import Run
 from llm_jax.training import settings
@@ -68,30 +68,34 @@ def check_data(corpus: Corpus, objective: Objective, learner: Learner, curriculu
 
 
 def check_batches(curriculum: Curriculum, train: settings.Train, rules: ShardingRules, axis: str = "batch") -> None:
-  """Every planned batch must split into micro-batches and those over the devices.
+  """Every planned batch must split into micro-batches and those over the devices, every row into its parts.
 
   Raises:
     ConfigError: with the numbers that do not divide.
   """
-  axes = rules.table[axis]
-  names = (axes,) if isinstance(axes, str) else axes or ()
-  ways = math.prod(rules.mesh.shape[a] for a in names)
   what = "examples" if axis == "batch" else axis
-  for batch, _ in sorted(curriculum.shapes()):
-    if batch % (ways * train.accumulate):
+  plan = pipeline.schedule(rules)
+  piped = 1 if plan is None else plan.microbatches
+  parts = rules.ways(axis) * train.accumulate * piped
+  for batch, length in sorted(curriculum.shapes()):
+    if batch % parts:
       micro = f" x {train.accumulate} micro-batches" if train.accumulate > 1 else ""
-      raise ConfigError("config.train.batch_size", f"{batch} {what} do not divide over {ways} devices "
-                        f"({' x '.join(names)}){micro}", accepted=f"a multiple of {ways * train.accumulate}")
+      micro += f" x {piped} micro-batches of the pipeline" if piped > 1 else ""
+      raise ConfigError("config.train.batch_size", f"{batch} {what} do not divide over {rules.ways(axis)} devices "
+                        f"({' x '.join(rules.over(axis))}){micro}", accepted=f"a multiple of {parts}")
+    if length % rules.ways("length"):
+      raise ConfigError("config.mesh.context", f"rows of {length} tokens do not divide into {rules.ways('length')} "
+                        "parts", accepted=f"a divisor of {length}")
 
 
 def check_evaluation(config: Config, rules: ShardingRules) -> None:
   """Raises ConfigError if the devices do not divide the evaluation's own batch."""
-  size = config["evaluation"]["batch_size"]
-  if size is not None:
-    ways = math.prod(rules.mesh.shape[a] for a in rules.table["batch"] or ())
-    if size % ways:
-      raise ConfigError("config.evaluation.batch_size", f"{size} examples do not divide over {ways} devices "
-                        "(data x fsdp)", accepted=f"a multiple of {ways}")
+  size, ways, plan = config["evaluation"]["batch_size"], rules.ways("batch"), pipeline.schedule(rules)
+  parts = ways * (1 if plan is None else plan.microbatches)
+  if size is not None and size % parts:
+    piped = "" if plan is None else f" x {plan.microbatches} micro-batches of the pipeline"
+    raise ConfigError("config.evaluation.batch_size", f"{size} examples do not divide over {ways} devices "
+                      f"({' x '.join(rules.over('batch'))}){piped}", accepted=f"a multiple of {parts}")
 
 
 def check_watched(run: Run) -> None:
@@ -106,4 +110,29 @@ def check_watched(run: Run) -> None:
 
 def check_mesh(model: Model, rules: ShardingRules) -> None:
   """Raises ConfigError if a parameter cannot be split as the mesh asks."""
+  pipeline.schedule(rules)
   rules.for_params(model.logical_axes, model.shapes)
+
+
+def check_tasks(learner: Learner, name: str, rules: ShardingRules) -> None:
+  """Raises ConfigError if a learner that adapts to tasks meets a pipeline."""
+  stages = rules.ways("layers")
+  if learner.episodes and stages > 1:
+    raise ConfigError("config.mesh.stage", f"{stages} stages, and config.meta_learning ({name}) has weights for each "
+                      "task, which would have to go through the pipeline with it", accepted="1")
+
+
+def check_traced(run: Run) -> None:
+  """Traces the step where the mesh cuts layers or sequences, which is where a network may refuse.
+
+  Raises:
+    ConfigError: by the network, naming what it cannot do; or its layers never were a pipeline.
+  """
+  stages = run.rules.ways("layers")
+  if stages == 1 and run.rules.ways("length") == 1:
+    return
+  with pipeline.watched() as found:
+    _ = run.metric_names
+  if stages > 1 and not found:
+    raise ConfigError("config.mesh.stage", f"got {stages}, and this network has no stack of layers to cut",
+                      accepted="1")

@@ -115,5 +115,5 @@ class Block(nnx.Module):
   def _residual(self, x: jax.Array, y: jax.Array, norm: nnx.Module, out_norm: nnx.Module | None,
                 key: jax.Array | None) -> jax.Array:
     y = y if out_norm is None else out_norm(y)
-    x = constrain(x + dropout(y, self.dropout, key), "batch", "length", "width")
+    x = constrain(x + dropout(y, self.dropout, key), "batch", "norm_length", "width")
     return norm(x) if self.norms == "post" else x

@@ -2,7 +2,8 @@
 
 Which key a query may see is said by `Visibility`, never by a ready-made (L, M) mask, so that a kernel that skips blocks
 can be chosen behind the door: 'xla' (any device, any derivative), 'cudnn' (GPU), 'splash' (TPU), 'blocked' (CPU), or
-'auto'. All agree with 'xla' (tests/layers/test_dot_product.py).
+'auto'. All agree with 'xla' (tests/layers/test_dot_product.py). Where the mesh cuts the sequence, attention_context.py
+comes in between.
 """
 
 from typing import Literal
@@ -12,7 +13,7 @@ import jax.numpy as jnp
 
 from llm_jax.core.derivatives import plain
 from llm_jax.core.errors import ConfigError
-from llm_jax.layers import attention_blocked, attention_cudnn, attention_splash
+from llm_jax.layers import attention_blocked, attention_context, attention_cudnn, attention_splash
 from llm_jax.layers.attention_call import NEGATIVE, AttentionCall, Visibility
 from llm_jax.layers.doors import cpu_forms, platform
 
@@ -44,6 +45,13 @@ def attend(q_BLHK: jax.Array, k_BMGK: jax.Array, v_BMGK: jax.Array, visibility: 
   scale = q_BLHK.shape[-1] ** -0.5 if scale is None else scale
   dropout_rate = dropout_rate if key is not None else 0.0
   call = AttentionCall(q_BLHK, k_BMGK, v_BMGK, visibility, scale, soft_cap, bias_BHLM, dropout_rate, key)
+  if attention_context.cut(call):
+    return attention_context.attend(call, implementation, _whole)
+  return _whole(call, implementation)
+
+
+def _whole(call: AttentionCall, implementation: str) -> jax.Array:
+  """The attention of sequences that no mesh cuts."""
   name = _choose(call) if implementation == "auto" else _check(call, implementation)
   return _xla(call) if name == "xla" else KERNELS[name].attend(call)
 

@@ -109,12 +109,12 @@ class Encoder(nnx.Module):
     """-> (hidden, its states before each layer and after the last, when `collect`)."""
     c = self.config
     x = x_BLE if self.project is None else self.project(x_BLE)
-    visibility = Visibility(causal=False, segments=visible(attention_mask, segment_ids))
 
-    def call(block, x, layer, kind, key):
-      return block(x, visibility, key=key)[0]
+    def call(block, x, layer, kind, key, segments):
+      return block(x, Visibility(causal=False, segments=segments or None), key=key)[0]
     keys = None if key is None else jax.random.split(key, c.depth)
     x, kept = layer_stack.run(self.blocks, x, call, kinds=[None] * c.depth, scan=c.scan, remat=c.remat, per_layer=keys,
+                              rows=visible(attention_mask, segment_ids) or (),
                               collect=(lambda x: x) if collect else None)
     return x, None if kept is None else (*kept, x)
 

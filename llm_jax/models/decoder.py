@@ -80,16 +80,18 @@ class Decoder(nnx.Module):
   def _layers(self, x, inputs: decoding.DecoderInputs, valid, key, collect: bool, collect_logits: bool):
     config = self.config
     kinds = _kinds(config)
-    rotations = {rope: _rotation(config, rope, inputs.positions) for _, rope, _ in set(kinds)}
+    ropes = list(dict.fromkeys(rope for _, rope, _ in kinds))
+    rotations = [_rotation(config, rope, inputs.positions) for rope in ropes]
 
-    def call(block, carry, layer, kind, key):
+    def call(block, carry, layer, kind, key, rows):
       x, cache, routed = carry
+      segments, valid, rotations = rows
       window, rope, sparse = kind
       block, feed_forward = block if parts else (block, None)
-      visibility = Visibility(window=window, segments=inputs.segments, offset=inputs.offset)
+      visibility = Visibility(window=window, segments=segments, offset=inputs.offset)
       more = dict(valid_BL=valid, key=None if key is None else jax.random.fold_in(key, 0)) if sparse else None
-      x, cache, said = block.run(x, visibility, rotations[rope], cache, layer, key=key, feed_forward=feed_forward,
-                                 inputs=more)
+      x, cache, said = block.run(x, visibility, rotations[ropes.index(rope)], cache, layer, key=key,
+                                 feed_forward=feed_forward, inputs=more)
       return x, cache, routed.add(layer, *said) if sparse else routed
     keys = None if key is None else jax.random.split(key, config.depth)
     experts = config.experts
@@ -98,7 +100,8 @@ class Decoder(nnx.Module):
     (x, cache, routed), kept = layer_stack.run(
         self.blocks, (x, inputs.cache, routed), call, kinds=kinds, scan=config.scan, remat=config.remat,
         per_layer=keys, collect=(lambda carry: carry[0]) if collect else None, parts=parts,
-        part_of=[sparse for _, _, sparse in kinds])
+        part_of=[sparse for _, _, sparse in kinds] if parts else (), rows=(inputs.segments, valid, rotations),
+        sums=(2,), pipeline=inputs.cache is None and not collect_logits)
     cache = None if cache is None else kv.advance(cache, x.shape[1])
     return x, cache, routed, None if kept is None else tuple(kept)
 

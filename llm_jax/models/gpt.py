@@ -127,14 +127,15 @@ class GPT(nnx.Module):
     config = self.config
     kinds = [config.band if i % 2 else None for i in range(config.depth)]
 
-    def call(block, carry, layer, window, key):
+    def call(block, carry, layer, window, key, segments):
       x, cache = carry
-      visibility = Visibility(window=window, segments=inputs.segments, offset=inputs.offset)
+      visibility = Visibility(window=window, segments=segments or None, offset=inputs.offset)
       factor = 1.0 / (layer + 1.0) if config.scale_by_layer else None
       return block(x, visibility, cache=cache, layer=layer, query_factor=factor, key=key)
     keys = None if key is None else jax.random.split(key, config.depth)
     (x, cache), kept = layer_stack.run(self.blocks, (x, inputs.cache), call, kinds=kinds, scan=config.scan,
-                                       remat=config.remat, per_layer=keys,
+                                       remat=config.remat, per_layer=keys, rows=inputs.segments or (),
+                                       pipeline=inputs.cache is None,
                                        collect=(lambda carry: carry[0]) if collect else None)
     cache = None if cache is None else kv.advance(cache, x.shape[1])
     return x, cache, None if kept is None else tuple(kept)

@@ -58,7 +58,7 @@ class RegressionTransformer(nnx.Module):
     points = jnp.stack([inputs, answers], axis=2).reshape(B, 2 * L, width)
     x = self.read_in(points) + self.positions(jnp.broadcast_to(jnp.arange(2 * L), (B, 2 * L)))
     x, _ = layer_stack.run(self.blocks, x, lambda block, x, *_: block(x, Visibility())[0],
-                           kinds=[None] * self.config.depth)
+                           kinds=[None] * self.config.depth, rows=())
     x = self.final_norm(x)
     return Output(hidden=x, scores=self.read_out(x)[:, ::2, 0])
 

@@ -1,21 +1,39 @@
 """The device mesh: `config.mesh = dict(data=1, fsdp=-1, tensor=1)` becomes a `jax.sharding.Mesh`.
 
-data: copies of the model, each with its part of the batch; fsdp: the batch is split too, and so are parameters and
-optimizer state (ZeRO-3); tensor: heads, feed-forward width and vocabulary are split (Megatron). One axis may be -1:
-it takes the devices that the others leave.
+replica: copies of everything, one per slice or host group, that meet only in the sum of gradients; data: copies of the
+model, each with its part of the batch; fsdp: the batch is split too, and so are parameters and optimizer state
+(ZeRO-3); stage: runs of layers, one after the other (a pipeline); context: parts of every sequence; expert: the batch
+is split, and so are the experts of a mixture; tensor: heads, feed-forward width and vocabulary are split (Megatron).
+Slow axes come first. One axis may be -1: it takes the devices that the others leave. docs/meshes.md has the table.
 """
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import jax
+import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh
 
 from llm_jax.core.errors import ConfigError, nearest_name
 
-AXES = ("data", "fsdp", "tensor")
+AXES = ("replica", "data", "fsdp", "stage", "context", "expert", "tensor")
+
+ContextAttention = Literal["auto", "ring", "gather", "heads"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+  """`config.mesh`: the axes' sizes as given, and how the work is cut along them."""
+
+  axes: dict[str, int]
+  microbatches: int | None
+  rounds: int
+  context_attention: ContextAttention
+  sequence_parallel: bool
+  overrides: tuple[tuple[str, tuple[str | None, ...]], ...]
 
 
 def sizes(spec: Mapping[str, int], devices: int, key: str = "config.mesh") -> dict[str, int]:
@@ -48,16 +66,58 @@ def make(spec: Mapping[str, int], devices: Sequence[Any] | None = None, key: str
   """The mesh over all devices (or the given ones), ordered so that neighbours on an axis are neighbours in hardware."""
   devices = list(jax.devices() if devices is None else devices)
   shape = tuple(sizes(spec, len(devices), key).values())
-  grid = mesh_utils.create_device_mesh(shape, devices=devices, allow_split_physical_axes=True)
-  return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+  return Mesh(_grid(shape, devices, key), AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
-def build(*, data: int = -1, fsdp: int = 1, tensor: int = 1) -> dict[str, int]:
-  """The sizes of the mesh's axes.
+def _grid(shape: tuple[int, ...], devices: list[Any], key: str) -> np.ndarray:
+  """The devices by axis. Replicas are runs of slices, so that only their sum of gradients crosses the slow network."""
+  slice_of = lambda device: getattr(device, "slice_index", None) or 0
+  replicas, slices = shape[0], len({slice_of(d) for d in devices})
+  if replicas > 1 and replicas % slices and slices % replicas:
+    raise ConfigError(f"{key}.replica", f"{replicas} replicas over {slices} slices: one would lie on parts of two",
+                      accepted=f"a divisor or a multiple of {slices}")
+  ordered = sorted(devices, key=slice_of) if replicas > 1 else devices
+  each = len(ordered) // replicas
+  return np.concatenate([
+      mesh_utils.create_device_mesh((1, *shape[1:]), devices=ordered[i:i + each], allow_split_physical_axes=True)
+      for i in range(0, len(ordered), each)])
+
+
+def build(*, data: int = -1, fsdp: int = 1, tensor: int = 1, stage: int = 1, context: int = 1, expert: int = 1,
+          replica: int = 1, microbatches: int | None = None, rounds: int = 1,
+          context_attention: ContextAttention = "auto", sequence_parallel: bool = True,
+          overrides: tuple = ()) -> Options:
+  """The sizes of the mesh's axes, and how the work is cut along them.
 
   Args:
     data: copies of the model, each with its part of the batch; -1 takes the devices that are left.
     fsdp: devices that share the batch and each hold a part of parameters and optimizer state (ZeRO-3).
     tensor: devices that share each layer's heads, feed-forward width and vocabulary (Megatron).
+    stage: stages of a pipeline; each holds a run of the layers.
+    context: parts that every sequence is cut into (context parallelism).
+    expert: devices that share the experts of a mixture; the batch is split over them too.
+    replica: copies of all the rest across slices or groups of hosts: the slow axis.
+    microbatches: parts of a batch that follow each other through the pipeline; None is one for each stage.
+    rounds: how often a micro-batch goes round the stages; each then holds so many shorter runs of layers, and the
+      pipeline idles less (circular schedule). 1 is GPipe.
+    context_attention: how a query sees keys of other parts: 'ring' passes keys and values round, 'gather' collects
+      them, 'heads' trades parts of the sequence for parts of the heads (Ulysses); 'auto' is 'ring' where it can be.
+    sequence_parallel: between attention and feed-forward, devices of `tensor` each hold a part of the sequence
+      (Korthikanti et al. 2022).
+    overrides: pairs (regular expression over parameter names, logical axes), for what should lie otherwise; the last
+      that matches counts.
   """
-  return {"data": data, "fsdp": fsdp, "tensor": tensor}
+  for name, value in dict(microbatches=1 if microbatches is None else microbatches, rounds=rounds).items():
+    if value < 1:
+      raise ConfigError(f"config.mesh.{name}", f"got {value}", accepted="a whole number from 1")
+  axes = dict(replica=replica, data=data, fsdp=fsdp, stage=stage, context=context, expert=expert, tensor=tensor)
+  return Options(axes, microbatches, rounds, context_attention, sequence_parallel,
+                 tuple(_override(i, pair) for i, pair in enumerate(overrides)))
+
+
+def _override(index: int, pair: Any) -> tuple[str, tuple[str | None, ...]]:
+  if not (isinstance(pair, tuple | list) and len(pair) == 2 and isinstance(pair[0], str)
+          and isinstance(pair[1], tuple | list) and all(a is None or isinstance(a, str) for a in pair[1])):
+    raise ConfigError(f"config.mesh.overrides[{index}]", f"got {pair!r}",
+                      accepted="a pair: (pattern, one logical axis or None for each dimension)")
+  return pair[0], tuple(pair[1])

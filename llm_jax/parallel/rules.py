@@ -5,10 +5,10 @@ split over. `constrain(x, 'batch', 'length', None)` pins an activation, and does
 """
 
 import contextlib
-import contextvars
 import dataclasses
+import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -16,28 +16,58 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from llm_jax.core.errors import ConfigError, unknown_name
+from llm_jax.parallel import mesh as device_mesh
 
 MeshAxes = str | tuple[str, ...] | None
 
 # 'table_embed' is the width of an embedding table: splitting it like 'embed' makes XLA replicate the gathered rows.
+# 'norm_length' is the length between attention and feed-forward, where every position is worked on by itself.
 TABLE: dict[str, MeshAxes] = {
     "embed": "fsdp", "table_embed": None, "vocab": ("tensor", "fsdp"), "positions": None,
     "heads": "tensor", "kv_heads": "tensor", "head": None, "mlp": "tensor", "norm": None, "labels": None,
-    "experts": None,
-    "layers": None,
-    "batch": ("data", "fsdp"), "length": None, "width": None, "tasks": "data", "examples": "fsdp",
+    "experts": "expert", "layers": "stage",
+    "batch": ("replica", "data", "fsdp", "expert"), "length": "context", "norm_length": ("context", "tensor"),
+    "width": None, "tasks": ("replica", "data"), "examples": ("fsdp", "expert"),
 }
 # Axes whose size is the user's data, not a design choice: they stay whole where the mesh does not divide them.
-FLEXIBLE = frozenset({"vocab", "kv_heads", "embed", "mlp"})
+FLEXIBLE = frozenset({"vocab", "kv_heads", "embed", "mlp", "length", "norm_length"})
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class ShardingRules:
-  """A mesh and the table that maps logical axes onto it; overrides: {regex over parameter names: logical axes}."""
+  """A mesh and the table that maps logical axes onto it; compared by value, as a key of JAX's tracing caches.
+
+  overrides: pairs (regex over parameter names, logical axes); microbatches, rounds, context_attention: as in
+  parallel/mesh.py.
+  """
 
   mesh: Mesh
   table: Mapping[str, MeshAxes] = dataclasses.field(default_factory=lambda: dict(TABLE))
-  overrides: Mapping[str, tuple[str | None, ...]] = dataclasses.field(default_factory=dict)
+  overrides: tuple[tuple[str, tuple[str | None, ...]], ...] = ()
+  microbatches: int | None = None
+  rounds: int = 1
+  context_attention: device_mesh.ContextAttention = "auto"
+
+  @property
+  def _value(self) -> tuple:
+    return (self.mesh, tuple(sorted(self.table.items())), self.overrides, self.microbatches, self.rounds,
+            self.context_attention)
+
+  def __eq__(self, other: object) -> bool:
+    return isinstance(other, ShardingRules) and self._value == other._value
+
+  def __hash__(self) -> int:
+    return hash(self._value)
+
+  def over(self, axis: str) -> dict[str, int]:
+    """{mesh axis: its size} of those that a logical axis is split over."""
+    target = self.table[axis]
+    names = (target,) if isinstance(target, str) else target or ()
+    return {a: self.mesh.shape[a] for a in names if self.mesh.shape.get(a, 1) > 1}
+
+  def ways(self, axis: str) -> int:
+    """Into how many parts a logical axis is split where they divide it."""
+    return math.prod(self.over(axis).values())
 
   def spec(self, axes: Sequence[str | None], shape: Sequence[int] | None = None, name: str = "array") -> PartitionSpec:
     """The PartitionSpec of an array with these logical axes.
@@ -56,11 +86,9 @@ class ShardingRules:
       return None
     if axis not in self.table:
       raise unknown_name(f"logical axis of {name}", axis, list(self.table))
-    target = self.table[axis]
-    wanted = [a for a in ((target,) if isinstance(target, str) else target or ()) if self.mesh.shape[a] > 1]
     kept: list[str] = []
     ways = 1
-    for mesh_axis in wanted:
+    for mesh_axis in self.over(axis):
       if mesh_axis in used:
         if axis in FLEXIBLE:
           continue
@@ -89,9 +117,12 @@ class ShardingRules:
     """{parameter name: its sharding}; overrides win."""
     result = {}
     for name, logical in axes.items():
-      for pattern, override in self.overrides.items():
+      for pattern, override in self.overrides:
         if re.search(pattern, name):
-          logical = tuple(override)
+          if len(override) != len(logical):
+            raise ConfigError(f"config.mesh.overrides[{pattern!r}]", f"{len(override)} axes for {name}, which has the "
+                              f"{len(logical)} axes {logical}", accepted="one name or None for each axis")
+          logical = override
       result[name] = self.sharding(logical, shapes[name].shape, name)
     return result
 
@@ -106,27 +137,50 @@ class ShardingRules:
     return optax.tree.map_params(optimizer, place, abstract, names, transform_non_params=lambda _: self.replicated())
 
 
-_active: contextvars.ContextVar[ShardingRules | None] = contextvars.ContextVar("sharding_rules", default=None)
+def from_options(options: device_mesh.Options, devices: Sequence[Any] | None = None) -> ShardingRules:
+  """The rules of `config.mesh` over all devices, or the given ones.
+
+  Raises:
+    ConfigError: sizes that do not fit the devices, an override that is no pattern or names no logical axis.
+  """
+  table = TABLE if options.sequence_parallel else {**TABLE, "norm_length": TABLE["length"]}
+  for pattern, axes in options.overrides:
+    key = f"config.mesh.overrides[{pattern!r}]"
+    try:
+      re.compile(pattern)
+    except re.error as e:
+      raise ConfigError(key, f"no regular expression: {e}") from None
+    for axis in axes:
+      if axis is not None and axis not in table:
+        raise unknown_name(key, axis, list(table), what="logical axis")
+  return ShardingRules(device_mesh.make(options.axes, devices), dict(table), options.overrides, options.microbatches,
+                       options.rounds, options.context_attention)
 
 
-@contextlib.contextmanager
-def use(rules: ShardingRules | None) -> Iterator[None]:
+def heads_for_length(rules: ShardingRules) -> ShardingRules:
+  """The rules under which the devices that share a sequence hold whole sequences of a part of the heads each."""
+  length = tuple(rules.over("length"))
+  heads = {axis: (*rules.over(axis), *length) for axis in ("heads", "kv_heads")}
+  return dataclasses.replace(rules, table={**rules.table, **heads, "length": None, "norm_length": None})
+
+
+# Part of the key of JAX's tracing caches: what was traced under other rules is not reused.
+_active = jax.make_user_context(default_value=None)
+
+
+def use(rules: ShardingRules | None) -> contextlib.AbstractContextManager[None]:
   """While tracing under this, `constrain` pins activations by these rules."""
-  token = _active.set(rules)
-  try:
-    yield
-  finally:
-    _active.reset(token)
+  return _active(rules)
 
 
 def active() -> ShardingRules | None:
   """The rules in force where this is called, or None."""
-  return _active.get()
+  return _active.value
 
 
 def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
   """`x` with its layout pinned by logical axis names; `x` itself when no rules are active or one device is used."""
-  rules = _active.get()
+  rules = active()
   if rules is None or rules.mesh.size == 1:
     return x
   return jax.lax.with_sharding_constraint(x, rules.sharding(axes, x.shape, "activation"))

@@ -169,9 +169,10 @@ def test_sliding_goes_on_beyond_the_models_positions():
   assert draw(1) == draw(1) != draw(2)
 
 
-def test_parameters_on_eight_devices_give_the_same_tokens():
+@pytest.mark.parametrize("axes", [dict(data=2, fsdp=2, tensor=2), dict(stage=2, context=2, expert=2)])
+def test_parameters_on_eight_devices_give_the_same_tokens(axes):
   model, params = network()
-  on_mesh = rules.ShardingRules(mesh.make(dict(data=2, fsdp=2, tensor=2)))
+  on_mesh = rules.ShardingRules(mesh.make(axes))
   placed = jax.device_put(params, on_mesh.for_params(model.logical_axes, model.shapes))
   g = Generator(model, placed, rules=on_mesh)
   expected = tokens(generator().generate(PROMPTS, max_new_tokens=8))
