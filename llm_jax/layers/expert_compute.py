@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from llm_jax.layers.recompute import in_float32
+from llm_jax.parallel import exchange
 from llm_jax.parallel.rules import constrain
 from llm_jax.parallel.shard import per_shard
 
@@ -43,21 +44,34 @@ def compute(x_BLD: jax.Array, choice_BLK: jax.Array, weight_BLK: jax.Array, kern
 def dropless(x_BLD: jax.Array, choice_BLK: jax.Array, weight_BLK: jax.Array, kernels: Kernels, act: Act) -> jax.Array:
   """Every choice is served: tokens sorted by expert, one grouped product over all experts (Gale et al. 2022).
 
-  Each device sorts its own rows and multiplies them with its part of every expert's width.
+  Each device sorts its own rows and multiplies them with its part of every expert's width. Where the mesh gives each
+  device some of the experts, rows go to those that they chose and the results come back (Lepikhin et al. 2021).
   """
+  axis, ways = exchange.axis_of("experts")
   def local(x: jax.Array, choice: jax.Array, weight: jax.Array, gate: jax.Array, up: jax.Array,
             down: jax.Array) -> jax.Array:
     experts, per_token = choice.reshape(-1), choice.shape[-1]
     order = jnp.argsort(experts, stable=True)
-    sizes = jnp.bincount(experts, length=gate.shape[0]).astype(jnp.int32)
     rows = x.reshape(-1, x.shape[-1])[order // per_token]
-    hidden = in_float32(act, _grouped(rows, gate, sizes)) * _grouped(rows, up, sizes)
-    y = _grouped(hidden, down, sizes)[jnp.argsort(order)].reshape(*choice.shape, x.shape[-1])
+    if ways == 1:
+      y = _of_experts(rows, experts[order], Kernels(gate, up, down), act)
+    else:
+      came, own, back = exchange.to_owners(rows, experts[order], gate.shape[0], axis, ways)
+      by_expert = jnp.argsort(own, stable=True)
+      y = back(_of_experts(came[by_expert], own[by_expert], Kernels(gate, up, down), act)[jnp.argsort(by_expert)])
+    y = y[jnp.argsort(order)].reshape(*choice.shape, x.shape[-1])
     return (y * weight[..., None].astype(y.dtype)).sum(-2)
 
-  tokens, columns = ("batch", None, None), (None, None, "mlp")
-  run = per_shard(local, (tokens, tokens, tokens, columns, columns, (None, "mlp", None)), tokens, summed="mlp")
+  tokens, columns = ("batch", "length", None), ("experts", None, "mlp")
+  run = per_shard(local, (tokens, tokens, tokens, columns, columns, ("experts", "mlp", None)), tokens, summed="mlp")
   return run(x_BLD, choice_BLK, weight_BLK, *kernels)
+
+
+def _of_experts(rows_TD: jax.Array, expert_T: jax.Array, kernels: Kernels, act: Act) -> jax.Array:
+  """Rows in the order of their experts -> (T, D); zeros for those at the end whose expert is none of these."""
+  sizes = jnp.bincount(expert_T, length=kernels.gate.shape[0]).astype(jnp.int32)
+  hidden = in_float32(act, _grouped(rows_TD, kernels.gate, sizes)) * _grouped(rows_TD, kernels.up, sizes)
+  return _grouped(hidden, kernels.down, sizes)
 
 
 def _grouped(rows_TI: jax.Array, kernel_EIO: jax.Array, sizes_E: jax.Array) -> jax.Array:
@@ -83,7 +97,7 @@ def limited(x_BLD: jax.Array, choice_BLK: jax.Array, weight_BLK: jax.Array, kern
   fill = lambda slot_S: jnp.full((E * slots,), L).at[slot_S].set(tokens_S, mode="drop")
   take = lambda a, index: a.at[index].get(mode="fill", fill_value=0)
   rows = jax.vmap(take)(x_BLD, jax.vmap(fill)(slot_BS)).reshape(B, E, slots, D)
-  rows_BECD = constrain(rows, "batch", "experts", None, None)
+  rows_BECD = constrain(rows, "expert_batch", "experts", None, None)
   up = lambda kernel: jnp.einsum("becd,edf->becf", rows_BECD, kernel.astype(x_BLD.dtype))
   hidden_BECF = in_float32(act, up(kernels.gate)) * up(kernels.up)
   y_BECD = jnp.einsum("becf,efd->becd", hidden_BECF, kernels.down.astype(x_BLD.dtype))

@@ -21,13 +21,15 @@ from llm_jax.parallel import mesh as device_mesh
 MeshAxes = str | tuple[str, ...] | None
 
 # 'table_embed' is the width of an embedding table: splitting it like 'embed' makes XLA replicate the gathered rows.
-# 'norm_length' is the length between attention and feed-forward, where every position is worked on by itself.
+# 'norm_length' is the length between attention and feed-forward, where every position is worked on by itself;
+# 'expert_batch' are the rows of tokens that have come to the device of their expert.
 TABLE: dict[str, MeshAxes] = {
     "embed": "fsdp", "table_embed": None, "vocab": ("tensor", "fsdp"), "positions": None,
     "heads": "tensor", "kv_heads": "tensor", "head": None, "mlp": "tensor", "norm": None, "labels": None,
     "experts": "expert", "layers": "stage",
     "batch": ("replica", "data", "fsdp", "expert"), "length": "context", "norm_length": ("context", "tensor"),
-    "width": None, "tasks": ("replica", "data"), "examples": ("fsdp", "expert"),
+    "expert_batch": ("replica", "data", "fsdp"), "width": None,
+    "tasks": ("replica", "data"), "examples": ("fsdp", "expert"),
 }
 # Axes whose size is the user's data, not a design choice: they stay whole where the mesh does not divide them.
 FLEXIBLE = frozenset({"vocab", "kv_heads", "embed", "mlp", "length", "norm_length"})

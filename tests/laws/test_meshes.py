@@ -4,7 +4,6 @@ float32, 20 steps, eight devices. Each axis is in a fast one; the others are slo
 """
 
 import functools
-import pathlib
 
 import in_process
 import numpy as np
@@ -13,13 +12,15 @@ import pytest
 from llm_jax.parallel.mesh import AXES
 
 STEPS = 20
-TEXT = pathlib.Path(__file__).resolve().parents[2] / "llm_jax/data/fallback/king_james_bible.txt"
 PLAIN = dict(train=dict(accumulate=2, batch_size=16), ema=None)
 GPT = dict(name="gpt", variant="debug", width=16, depth=4, heads=4, dropout=0.0, remat="dots")
 LLAMA = dict(name="decoder", variant="debug", width=16, depth=4, heads=4, kv_heads=2, head_width=4, hidden=32,
              dropout=0.0, remat="split")
-MODELS = {"gpt": dict(model=GPT), "llama": dict(model=LLAMA)}
-PACKED = dict(data=dict(packing="pack"))
+MIXTRAL = LLAMA | dict(variant="debug-mixtral", experts=4, remat="full")
+BERT = dict(name="bert", variant="debug", width=16, depth=4, heads=4, hidden=32, dropout=0.0, remat="dots")
+WITH_MASK = dict(tokenizer=dict(name="characters", special=("eod", "pad", "cls", "sep", "mask")))
+MODELS = {"gpt": dict(model=GPT), "llama": dict(model=LLAMA), "mixtral": dict(model=MIXTRAL),
+          "bert": dict(model=BERT, objective=dict(name="masked_lm"), sample=dict(every=0), data=WITH_MASK)}
 
 MESHES = {
     "replica": dict(data=1, replica=8),
@@ -27,7 +28,7 @@ MESHES = {
     "fsdp": dict(data=1, fsdp=8),
     "stage": dict(data=1, stage=4),
     "context": dict(data=1, context=8),
-    "expert": dict(data=1, expert=8),
+    "expert": dict(data=1, expert=4),
     "tensor": dict(data=1, tensor=4),
     "data x fsdp x tensor": dict(data=2, fsdp=2, tensor=2),
     "stage x tensor": dict(data=1, stage=4, tensor=2),
@@ -42,8 +43,8 @@ MESHES = {
     "replica x data x context": dict(data=2, replica=2, context=2),
     "stage x expert x fsdp": dict(data=1, stage=2, expert=2, fsdp=2),
 }
-FAST = {"gpt": ("replica", "expert", "stage x tensor", "context x fsdp", "stage in 2 rounds x data"),
-        "llama": ("context", "stage x context x tensor", "data x fsdp x tensor")}
+FAST = {"gpt": ("replica x fsdp", "stage x tensor"), "llama": ("stage x context x tensor",),
+        "mixtral": ("expert x data", "stage x expert x fsdp"), "bert": ("context x fsdp",)}
 
 
 def cases():

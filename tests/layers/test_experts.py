@@ -1,5 +1,7 @@
 """Laws of a mixture of experts: the sum it stands for, what a capacity drops, order, padding, devices, losses."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -100,10 +102,12 @@ def test_losses_at_known_points():
   np.testing.assert_allclose(both.tokens, 40.0)
 
 
+@pytest.mark.parametrize("axes", [dict(data=2, fsdp=2, tensor=2), dict(expert=4), dict(expert=2, data=2, tensor=2)],
+                         ids=str)
 @pytest.mark.parametrize("capacity", [None, 0.5])
-def test_one_device_equals_eight(capacity):
+def test_one_device_equals_eight(capacity, axes):
   model, params = made(capacity=capacity)
-  grid = rules.ShardingRules(mesh.make(dict(data=2, fsdp=2, tensor=2)))
+  grid = rules.ShardingRules(mesh.make(axes, jax.devices()[:math.prod(axes.values())]))
   def loss(params, x):
     y, sums, _ = model.apply(params, x)
     return jnp.square(y).sum() + sums.balance_loss() + sums.z_loss()
@@ -128,3 +132,14 @@ def test_parameters_are_stacked_by_expert_with_their_axes():
   assert model.shapes["gate.kernel"].shape == (E, D, F)
   assert model.logical_axes["gate.kernel"] == ("experts", "embed", "mlp")
   assert model.logical_axes["down.kernel"] == ("experts", "mlp", "embed")
+
+
+def test_nothing_is_dropped_when_all_choose_one_device():
+  """Every token goes to the same two experts, which one of four devices owns."""
+  model, params = made()
+  x = jnp.abs(tokens())
+  params["router.kernel"] = np.zeros((D, E), np.float32) + np.float32([1, 2, 0, 0])
+  run = lambda x: model.apply(params, x)[0]
+  want = run(x)
+  with rules.use(rules.ShardingRules(mesh.make(dict(expert=2, data=2), jax.devices()[:4]))):
+    np.testing.assert_allclose(jax.jit(run)(x), want, rtol=1e-4, atol=1e-5)
