@@ -56,16 +56,20 @@ class Stack(nnx.Module):
     slots = length if cache is None else cache["valid"].shape[1]
     bias = self.bias(length, slots, visibility.offset)
 
-    def call(block, carry, layer, kind, key):
+    def call(block, carry, layer, kind, key, rows):
       x, written = carry
-      read = memory
-      if cache is not None and memory is not None:
-        read = dataclasses.replace(memory, kept=kv.memory(cache, layer))
-      return block(x, visibility, cache=written, layer=layer, bias_BHLM=bias, memory=read, key=key)
+      segments, read, states = rows
+      seen = dataclasses.replace(visibility, segments=segments)
+      source = None
+      if memory is not None:
+        kept = memory.kept if cache is None else kv.memory(cache, layer)
+        source = Memory(dataclasses.replace(memory.visibility, segments=read), states, kept)
+      return block(x, seen, cache=written, layer=layer, bias_BHLM=bias, memory=source, key=key)
     keys = None if layers_key is None else jax.random.split(layers_key, self.depth)
     written = None if cache is None else kv.without_memory(cache)
+    rows = visibility.segments, *((None, None) if memory is None else (memory.visibility.segments, memory.states))
     (x, written), kept = layer_stack.run(self.blocks, (x, written), call, kinds=[None] * self.depth, scan=config.scan,
-                                         remat=config.remat, per_layer=keys,
+                                         remat=config.remat, per_layer=keys, rows=rows, pipeline=cache is None,
                                          collect=(lambda carry: carry[0]) if collect else None)
     x = dropout(self.final_norm(x), config.dropout, out_key)
     cache = None if cache is None or written is None else cache | kv.advance(written, length)
