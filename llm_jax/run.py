@@ -90,8 +90,11 @@ class Run:
     """Names of the train step's metrics, in the order of `compiled_step`'s vector."""
     plan = self.curriculum.plan(0, self.curriculum.init())
     with use(self.rules):
-      _, metrics = jax.eval_shape(self.train_step, self.abstract_state, self.abstract_batch(plan), knobs_of(plan))
+      _, metrics = jax.eval_shape(self._step, self.abstract_state, self.abstract_batch(plan), knobs_of(plan))
     return tuple(sorted(metrics))
+
+  def _step(self, state: TrainState, batch: Batch, knobs: Mapping[str, Any]) -> tuple[TrainState, Any]:
+    return self.train_step(train_state.on_devices(state, self.state_shardings), batch, knobs)
 
   @functools.cached_property
   def compiled_step(self) -> Any:
@@ -99,7 +102,7 @@ class Run:
     names = self.metric_names
     def step(state: TrainState, batch: Batch, knobs: Mapping[str, Any]) -> tuple[TrainState, jax.Array]:
       with use(self.rules), devices.made_for(self.rules.mesh.size):
-        state, metrics = self.train_step(state, batch, knobs)
+        state, metrics = self._step(state, batch, knobs)
       return state, jnp.stack([metrics[n] for n in names])
     return jax.jit(step, donate_argnums=0, in_shardings=(self.state_shardings, None, None),
                    out_shardings=(self.state_shardings, self.rules.replicated()))

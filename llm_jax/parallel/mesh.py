@@ -33,6 +33,7 @@ class Options:
   rounds: int
   context_attention: ContextAttention
   sequence_parallel: bool
+  offload_optimizer: bool
   overrides: tuple[tuple[str, tuple[str | None, ...]], ...]
 
 
@@ -69,6 +70,15 @@ def make(spec: Mapping[str, int], devices: Sequence[Any] | None = None, key: str
   return Mesh(_grid(shape, devices, key), AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
+def memories(mesh: Mesh) -> set[str]:
+  """Kinds of memory that the mesh's devices can use; those of devices that are only described, by their platform."""
+  device = mesh.devices.flat[0]
+  try:
+    return {memory.kind for memory in device.addressable_memories()}
+  except Exception:  # a description of a device has none to ask
+    return {"device", "pinned_host"} if device.platform in ("tpu", "gpu", "cuda") else {"device"}
+
+
 def _grid(shape: tuple[int, ...], devices: list[Any], key: str) -> np.ndarray:
   """The devices by axis. Replicas are runs of slices, so that only their sum of gradients crosses the slow network."""
   slice_of = lambda device: getattr(device, "slice_index", None) or 0
@@ -86,7 +96,7 @@ def _grid(shape: tuple[int, ...], devices: list[Any], key: str) -> np.ndarray:
 def build(*, data: int = -1, fsdp: int = 1, tensor: int = 1, stage: int = 1, context: int = 1, expert: int = 1,
           replica: int = 1, microbatches: int | None = None, rounds: int = 1,
           context_attention: ContextAttention = "auto", sequence_parallel: bool = True,
-          overrides: tuple = ()) -> Options:
+          offload_optimizer: bool = False, overrides: tuple = ()) -> Options:
   """The sizes of the mesh's axes, and how the work is cut along them.
 
   Args:
@@ -104,6 +114,7 @@ def build(*, data: int = -1, fsdp: int = 1, tensor: int = 1, stage: int = 1, con
       them, 'heads' trades parts of the sequence for parts of the heads (Ulysses); 'auto' is 'ring' where it can be.
     sequence_parallel: between attention and feed-forward, devices of `tensor` each hold a part of the sequence
       (Korthikanti et al. 2022).
+    offload_optimizer: keep the optimizer's state in the memory of the hosts between steps.
     overrides: pairs (regular expression over parameter names, logical axes), for what should lie otherwise; the last
       that matches counts.
   """
@@ -112,7 +123,7 @@ def build(*, data: int = -1, fsdp: int = 1, tensor: int = 1, stage: int = 1, con
       raise ConfigError(f"config.mesh.{name}", f"got {value}", accepted="a whole number from 1")
   axes = dict(replica=replica, data=data, fsdp=fsdp, stage=stage, context=context, expert=expert, tensor=tensor)
   return Options(axes, microbatches, rounds, context_attention, sequence_parallel,
-                 tuple(_override(i, pair) for i, pair in enumerate(overrides)))
+                 offload_optimizer, tuple(_override(i, pair) for i, pair in enumerate(overrides)))
 
 
 def _override(index: int, pair: Any) -> tuple[str, tuple[str | None, ...]]:

@@ -34,13 +34,15 @@ TABLE: dict[str, MeshAxes] = {
 # Axes whose size is the user's data, not a design choice: they stay whole where the mesh does not divide them.
 FLEXIBLE = frozenset({"vocab", "kv_heads", "embed", "mlp", "length", "norm_length"})
 
+HOST = "pinned_host"  # the kind of memory that a device can read from its host
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ShardingRules:
   """A mesh and the table that maps logical axes onto it; compared by value, as a key of JAX's tracing caches.
 
-  overrides: pairs (regex over parameter names, logical axes); microbatches, rounds, context_attention: as in
-  parallel/mesh.py.
+  overrides: pairs (regex over parameter names, logical axes); microbatches, rounds, context_attention,
+  offload_optimizer: as in parallel/mesh.py.
   """
 
   mesh: Mesh
@@ -49,11 +51,12 @@ class ShardingRules:
   microbatches: int | None = None
   rounds: int = 1
   context_attention: device_mesh.ContextAttention = "auto"
+  offload_optimizer: bool = False
 
   @property
   def _value(self) -> tuple:
     return (self.mesh, tuple(sorted(self.table.items())), self.overrides, self.microbatches, self.rounds,
-            self.context_attention)
+            self.context_attention, self.offload_optimizer)
 
   def __eq__(self, other: object) -> bool:
     return isinstance(other, ShardingRules) and self._value == other._value
@@ -130,12 +133,15 @@ class ShardingRules:
 
   def for_opt_state(self, optimizer: optax.GradientTransformation, shapes: Mapping[str, Any],
                     shardings: Mapping[str, NamedSharding]) -> Any:
-    """Shardings of the optimizer state: what has a parameter's shape lies as the parameter does, the rest is whole."""
+    """Shardings of the optimizer state: what has a parameter's shape lies as the parameter does, in the hosts' memory
+    where that is asked for; the rest is whole."""
     abstract = jax.eval_shape(optimizer.init, dict(shapes))
     names = {n: n for n in shapes}
     def place(leaf: Any, name: str) -> NamedSharding:
       same = getattr(leaf, "shape", None) == shapes[name].shape
-      return shardings[name] if same else self.replicated()
+      if not same:
+        return self.replicated()
+      return shardings[name].with_memory_kind(HOST) if self.offload_optimizer else shardings[name]
     return optax.tree.map_params(optimizer, place, abstract, names, transform_non_params=lambda _: self.replicated())
 
 
@@ -155,8 +161,12 @@ def from_options(options: device_mesh.Options, devices: Sequence[Any] | None = N
     for axis in axes:
       if axis is not None and axis not in table:
         raise unknown_name(key, axis, list(table), what="logical axis")
-  return ShardingRules(device_mesh.make(options.axes, devices), dict(table), options.overrides, options.microbatches,
-                       options.rounds, options.context_attention)
+  found = device_mesh.make(options.axes, devices)
+  if options.offload_optimizer and HOST not in device_mesh.memories(found):
+    raise ConfigError("config.mesh.offload_optimizer", f"{found.devices.flat[0].device_kind} devices cannot use "
+                      "the memory of their host", accepted="False")
+  return ShardingRules(found, dict(table), options.overrides, options.microbatches, options.rounds,
+                       options.context_attention, options.offload_optimizer)
 
 
 def heads_for_length(rules: ShardingRules) -> ShardingRules:

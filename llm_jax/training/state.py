@@ -50,6 +50,14 @@ def shardings(abstract: TrainState, rules: ShardingRules, logical_axes: dict[str
       ema={n: params[n] for n in abstract.ema}, guard=dict.fromkeys(abstract.guard, whole))
 
 
+def on_devices(state: TrainState, places: TrainState) -> TrainState:
+  """The state with what is kept in the hosts' memory brought to the devices. For use while tracing."""
+  kept = {s.memory_kind for s in jax.tree.leaves(places.params)}
+  def bring(a: Any, place: Any) -> Any:
+    return a if place.memory_kind in kept else jax.device_put(a, place.with_memory_kind(next(iter(kept))))
+  return state.replace(opt_state=jax.tree.map(bring, state.opt_state, places.opt_state))
+
+
 def with_shardings(abstract: TrainState, places: TrainState) -> TrainState:
   """ShapeDtypeStructs that say where each array lies, for a restore."""
   return jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), abstract, places)

@@ -58,6 +58,20 @@ def test_a_checkpoint_of_one_mesh_goes_on_on_another(monkeypatch, tmp_path, one_
   np.testing.assert_allclose(before.evaluate(placed, {})["eval/loss"], evaluation["eval/loss"], rtol=1e-5)
 
 
+def test_an_optimizer_kept_by_the_host_changes_no_number(monkeypatch, tmp_path, one_device):
+  run = in_process.build(monkeypatch, 8, **PLAIN, mesh=dict(data=2, fsdp=4, offload_optimizer=True))
+  state, rows = in_process.steps(run, 2)
+  kinds = lambda state: [leaf.sharding.memory_kind for leaf in jax.tree.leaves(state.opt_state) if leaf.ndim]
+  assert set(kinds(state)) == {"pinned_host"}
+  with Checkpoints(tmp_path) as saved:
+    saved.save(2, state, {}, {})
+    saved.wait()
+    state, _ = saved.restore(2, run.abstract_state)
+  assert set(kinds(state)) == {"pinned_host"}
+  _, more = in_process.steps(run, 3, state)
+  np.testing.assert_allclose([row["loss"] for row in rows + more], one_device[0], rtol=1e-5)
+
+
 def test_a_dry_run_says_what_lies_where(monkeypatch):
   run = in_process.build(monkeypatch, 8, **PLAIN, mesh=STAGES | dict(microbatches=4))
   text = dry_run.describe(run, compile=False)

@@ -18,9 +18,13 @@ LLAMA = dict(name="decoder", variant="debug", width=16, depth=4, heads=4, kv_hea
              dropout=0.0, remat="split")
 MIXTRAL = LLAMA | dict(variant="debug-mixtral", experts=4, remat="full")
 BERT = dict(name="bert", variant="debug", width=16, depth=4, heads=4, hidden=32, dropout=0.0, remat="dots")
+T5 = dict(name="t5", variant="debug", width=16, depth=4, decoder_depth=4, heads=4, head_width=4, hidden=32, dropout=0.0,
+          remat="dots")
+WITH_SENTINELS = dict(tokenizer=dict(name="characters", special=("eod", "pad"), sentinels=8))
 WITH_MASK = dict(tokenizer=dict(name="characters", special=("eod", "pad", "cls", "sep", "mask")))
 MODELS = {"gpt": dict(model=GPT), "llama": dict(model=LLAMA), "mixtral": dict(model=MIXTRAL),
-          "bert": dict(model=BERT, objective=dict(name="masked_lm"), sample=dict(every=0), data=WITH_MASK)}
+          "bert": dict(model=BERT, objective=dict(name="masked_lm"), sample=dict(every=0), data=WITH_MASK),
+          "t5": dict(model=T5, objective=dict(name="span_corruption"), sample=dict(every=0), data=WITH_SENTINELS)}
 
 MESHES = {
     "replica": dict(data=1, replica=8),
@@ -44,7 +48,8 @@ MESHES = {
     "stage x expert x fsdp": dict(data=1, stage=2, expert=2, fsdp=2),
 }
 FAST = {"gpt": ("replica x fsdp", "stage x tensor"), "llama": ("stage x context x tensor",),
-        "mixtral": ("expert x data", "stage x expert x fsdp"), "bert": ("context x fsdp",)}
+        "mixtral": ("expert x data", "stage x expert x fsdp"), "bert": ("context x fsdp",),
+        "t5": ("stage x tensor",)}
 
 
 def cases():
