@@ -5,17 +5,21 @@
         --config.data.name=text_folder --config.data.path=/data/books --config.mesh.fsdp=-1
     python -m llm_jax.train --config=configs/bert.py:roberta-base --workdir=runs/roberta \
         --config.data.name=text_folder --config.data.path=/data/openwebtext
+    python -m llm_jax.train --config=configs/bert.py:distilbert --workdir=runs/distilbert \
+        --config.objective.teacher=runs/bert
 
 BERT learns masked tokens and the next sentence (Devlin et al. 2019, appendix A.2: 256 rows of 512 tokens, a million
-updates, Adam 1e-4); RoBERTa masked tokens alone, in larger batches (Liu et al. 2019, table 9). The default text is the
-embedded one, so that every size can be tried; it is far too small for a real run.
+updates, Adam 1e-4); RoBERTa masked tokens alone, in larger batches (Liu et al. 2019, table 9); DistilBERT masked tokens
+and what a BERT says of the same rows (Sanh et al. 2019), and may start from its layers (llm_jax/models/distilled.py).
+The default text is the embedded one, so that every size can be tried; it is far too small for a real run.
 """
 
 from ml_collections import ConfigDict
 
 # (peak learning rate, steps, batch, second moment's decay, warmup): Devlin et al. 2019, A.2; Liu et al. 2019, table 9.
 BERT = (1e-4, 1_000_000, 256, 0.999, 10_000)
-RECIPES = {"roberta-base": (6e-4, 500_000, 8_192, 0.98, 24_000), "roberta-large": (4e-4, 500_000, 8_192, 0.98, 30_000)}
+RECIPES = {"roberta-base": (6e-4, 500_000, 8_192, 0.98, 24_000), "roberta-large": (4e-4, 500_000, 8_192, 0.98, 30_000),
+           "distilbert": (5e-4, 100_000, 4_096, 0.98, 5_000)}  # Sanh et al. give the batch only
 
 
 def get_config(arg: str = "base") -> ConfigDict:
@@ -27,6 +31,8 @@ def get_config(arg: str = "base") -> ConfigDict:
                  remat="split")
   c.data = dict(name="stdlib", tokenizer=dict(name="sentencepiece", vocab_size=32_000))
   c.objective = dict(name="bert_pretraining" if pairs else "masked_lm")
+  if arg == "distilbert":
+    c.objective = dict(name="distillation", teacher="runs/bert")
   c.optimizer = dict(name="adamw", peak=peak, warmup=warmup, decay="linear", b2=b2, eps=1e-6, weight_decay=0.01)
   c.train = dict(steps=steps, batch_size=batch, length=512)
   c.mesh = dict(data=1, fsdp=-1)

@@ -49,10 +49,24 @@ def main(values: Any, overrides: doors.Overrides) -> int:
   if not values.check:
     return 0
   agreed = True
-  for name, equal, detail in checks(target, *trained, dtype=values.dtype if values.format == "hf" else "float32"):
-    print(f"{name:<24} {'equal' if equal else 'DIFFERENT':<10} {detail}")
-    agreed &= equal
+  for folder, *part in written(target, *trained, split=values.format == "hf"):
+    for name, equal, detail in checks(folder, *part, dtype=values.dtype if values.format == "hf" else "float32"):
+      print(f"{name:<24} {'equal' if equal else 'DIFFERENT':<10} {detail}")
+      agreed &= equal
   return 0 if agreed else 1
+
+
+def written(target: pathlib.Path, model: Any, params: dict[str, Any], tokenizer: Any,
+            *, split: bool) -> Iterator[tuple[pathlib.Path, Any, dict[str, Any], Any]]:
+  """(folder, model, parameters, tokenizer) of what was written: one folder, or one for each half of a pair."""
+  from llm_jax.core.pair import halves
+
+  parts = halves(model, params) if split else None
+  if parts is None:
+    yield target, model, params, tokenizer
+    return
+  for name, (half, own) in parts.items():
+    yield target / name, half, own, tokenizer
 
 
 def read(source: pathlib.Path, step: int | None, ema: bool) -> tuple[Any, dict[str, Any], Any]:

@@ -19,6 +19,7 @@ import numpy as np
 from llm_jax.core.errors import ConfigError, nearest_name, unknown_name
 from llm_jax.core.hugging_face import Family, family_of_config, read_config
 from llm_jax.core.model import Model
+from llm_jax.core.pair import halves
 from llm_jax.core.types import Key, Params
 from llm_jax.hub import safetensors_files, tensor_names, tokenizer_export
 from llm_jax.hub.tokenizer import HubTokenizer, find_tokenizer
@@ -106,7 +107,8 @@ def _read_params(model: Model, family: Family, weights: safetensors_files.Weight
 
 def save(folder: str | os.PathLike, model: Model, params: Params, tokenizer: Any = None, *, dtype: str = "float32",
          max_shard_bytes: int = 5_000_000_000) -> None:
-  """Writes config.json, safetensors (with an index when sharded) and the tokenizer's files, as transformers reads them.
+  """Writes config.json, safetensors (with an index when sharded) and the tokenizer's files, as transformers reads them;
+  of a pair that was trained as one (ELECTRA), a folder of each half below `folder`.
 
   Args:
     folder: made if it is not there.
@@ -122,6 +124,11 @@ def save(folder: str | os.PathLike, model: Model, params: Params, tokenizer: Any
   if dtype not in DTYPES:
     raise unknown_name("hub.save: dtype", dtype, DTYPES, what="dtype")
   model.bind(params)  # exactly the model's names
+  parts = halves(model, params)
+  if parts is not None:
+    for name, part in parts.items():
+      save(pathlib.Path(folder) / name, *part, tokenizer, dtype=dtype, max_shard_bytes=max_shard_bytes)
+    return
   family = family_of_config(model.config)
   said = family.config_to_hf(model.config) | dict(torch_dtype=dtype)
   wanted = tensor_names.places(family.names(model.config), model.shapes)

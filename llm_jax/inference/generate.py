@@ -26,6 +26,7 @@ from llm_jax.inference.text_stream import TextStream
 from llm_jax.layers import doors
 from llm_jax.parallel import rules as sharding
 
+CONTINUES = frozenset({"causal", "encoder_decoder"})  # of core/offers.py: what it takes to generate
 Reason = Literal["eos", "length", "stop"]
 Decode = Callable[[Sequence[int]], str]
 
@@ -51,11 +52,17 @@ class Generator:
     unrolled: one array per layer and unrolled layers: faster on a CPU, see weights.py; None chooses by platform.
     start: token that begins the decoder's text where the model has an encoder and its config does not say.
     programs: those of another Generator of this model, so that other weights need no compilation.
+
+  Raises (constructor):
+    ConfigError: a model that scores tokens from both sides, or no tokens.
   """
 
   def __init__(self, model: Model, params: Params, *, max_length: int | None = None,
                rules: sharding.ShardingRules | None = None, unrolled: bool | None = None,
                start: int | None = None, programs: Programs | None = None):
+    if not model.offers & CONTINUES:
+      raise ConfigError("model", f"{type(model.config).__name__} with these heads continues no text",
+                        accepted="a causal language model, or an encoder with a decoder")
     self.rules = sharding.active() if rules is None else rules
     if unrolled is None:
       with sharding.use(self.rules):

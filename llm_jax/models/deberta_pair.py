@@ -15,6 +15,7 @@ from flax import nnx
 from llm_jax.core.errors import ConfigError, check_counts, unknown_name
 from llm_jax.core.model import Model
 from llm_jax.core.output import Output
+from llm_jax.core.pair import Pair
 from llm_jax.core.types import Params
 from llm_jax.layers.dot_product import Implementation
 from llm_jax.models import deberta
@@ -74,6 +75,9 @@ def halves(model: Model, params: Mapping[str, Any]) -> dict[str, tuple[Model, Pa
     replaced["tokens.embedding"] = table if own is None else own + table
   return {"generator": (deberta.from_config(config.generator), dict(sorted(masked.items()))),
           "discriminator": (deberta.from_config(config.discriminator), dict(sorted(replaced.items())))}
+
+
+PAIR = Pair(PairConfig, halves)
 
 
 def from_config(config: PairConfig) -> Model:

@@ -14,6 +14,7 @@ from flax import nnx
 from llm_jax.core.errors import ConfigError, unknown_name
 from llm_jax.core.model import Model
 from llm_jax.core.output import Output
+from llm_jax.core.pair import Pair
 from llm_jax.core.types import Params
 from llm_jax.layers.dot_product import Implementation
 from llm_jax.models import bert
@@ -71,6 +72,9 @@ def halves(model: Model, params: Mapping[str, Any]) -> dict[str, tuple[Model, Pa
     masked |= {n: a for n, a in replaced.items() if n.startswith("embeddings.")}
   return {"generator": (bert.from_config(config.generator), dict(sorted(masked.items()))),
           "discriminator": (bert.from_config(config.discriminator), replaced)}
+
+
+PAIR = Pair(ElectraConfig, halves)
 
 
 def from_config(config: ElectraConfig) -> Model:

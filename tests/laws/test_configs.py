@@ -58,8 +58,11 @@ def test_the_debug_size_builds(name, monkeypatch):
   """Everything up to the traced train step, on text that is always there."""
   import in_process
   config = load(name, "debug")
+  small = dict(name="text_folder", path=TEXT, tokenizer=dict(name="bytes"), domains="one")
   if config["data"]["name"] in READS_TEXT:
-    config["data"] = dict(name="text_folder", path=TEXT, tokenizer=dict(name="bytes"), domains="one")
+    config["data"] = small
+  elif "text" in config["data"]:
+    config["data"]["text"] = small
   run = in_process.build_from(monkeypatch, config)
   assert "loss" in run.metric_names and run.model.size > 0
 

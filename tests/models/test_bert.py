@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from llm_jax.core.errors import ConfigError
+from llm_jax.inference.generate import Generator
 from llm_jax.models import bert, distilled, electra, ernie
 from llm_jax.parallel import mesh as device_mesh
 from llm_jax.parallel.rules import ShardingRules, use
@@ -193,6 +194,11 @@ def test_every_published_size_is_built_without_memory(module, variant):
     ("distilbert", 30_522, "none", 66_362_880), ("base", 30_522, "pretraining", 110_106_428)])
 def test_published_parameter_counts(variant, vocab, head, want):
   assert bert.build(vocab, 128, variant=variant, head=head).size == want
+
+
+def test_an_encoder_is_not_asked_to_continue_a_text():
+  with pytest.raises(ConfigError, match="continues no text"):
+    Generator(*made("bert"))
 
 
 def test_sizes_that_do_not_fit_are_refused_by_name():

@@ -64,10 +64,10 @@ def test_each_loss_moves_its_own_half_and_the_embeddings_that_are_shared(shared)
 @pytest.mark.parametrize("shared", [True, False])
 def test_the_halves_are_the_networks_that_were_trained_and_are_saved_as_such(shared, tmp_path):
   model, params = made(shared=shared)
+  hub.save(tmp_path, model, params)
   for name, (half, own) in electra.halves(model, params).items():
     want = model.apply(params, tokens(), method=name).logits
     np.testing.assert_allclose(half.apply(own, tokens()).logits, want, atol=1e-6)
-    hub.save(tmp_path / name, half, own)
     again, found, _ = hub.load(tmp_path / name)
     assert again.config.head == half.config.head and found.keys() == own.keys()
     assert all(np.array_equal(found[n], own[n]) for n in own)

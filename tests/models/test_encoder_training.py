@@ -27,7 +27,8 @@ def unigram_entropy(config: str) -> float:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("file, argument, metric", [
-    ("bert", "debug", "eval/masked_lm_loss"), ("bert", "debug-roberta", "eval/loss")])
+    ("bert", "debug", "eval/masked_lm_loss"), ("bert", "debug-roberta", "eval/loss"),
+    ("ernie", "debug", "eval/masked_lm_loss"), ("electra", "debug", "eval/generator_loss")])
 def test_masked_tokens_are_predicted_better_than_by_their_frequency(file, argument, metric, tmp_path):
   config = f"{ROOT}/configs/{file}.py:{argument}"
   done = door.call(f"--config={config}", f"--workdir={tmp_path}")
