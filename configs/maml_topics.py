@@ -9,7 +9,8 @@ from ml_collections import ConfigDict
 
 
 def get_config(arg: str = "maml") -> ConfigDict:
-  """arg: maml, anil, prototypical, centroid (a baseline without training), or debug."""
+  """arg: maml, anil, prototypical, or debug; baselines without training: centroid, and untrained (random weights that
+  adapt as MAML's do)."""
   c = ConfigDict()
   c.data = dict(name="topics", ways=5, shots=1, query=15)
   c.model = dict(name="mlp", inputs=200, hidden=(64,), outputs=32, init="he")
@@ -22,18 +23,25 @@ def get_config(arg: str = "maml") -> ConfigDict:
   if arg in ("prototypical", "centroid"):
     c.objective = dict(name="prototypical", ways=5, raw=arg == "centroid")
     if arg == "centroid":
-      c.train.steps, c.optimizer.peak = 1, 1e-9
+      untrained(c)
   else:
     c.model = dict(name="mlp", inputs=200, hidden=(64, 32), outputs=5, init="he")
     c.objective = dict(name="labels")
     c.meta_learning = dict(name="maml", inner_steps=5, inner_lr=0.4, remat=False, mixed_mode=False)
     c.adaptation = dict(steps=(0, 1, 5, 10))
+    if arg == "untrained":
+      untrained(c)
   if arg == "anil":
     c.meta_learning = dict(name="anil", adapt="^head", inner_steps=5, inner_lr=0.4, remat=False, mixed_mode=False)
   if arg == "debug":
     c.train.steps, c.evaluation.every, c.checkpoint.every, c.log.every = 20, 10, 10, 10
     c.data.eval_tasks, c.evaluation.batch_size = 24, 24
   return c
+
+
+def untrained(c):
+  """One update that moves nothing."""
+  c.train.steps, c.optimizer.peak = 1, 1e-9
 
 
 def sweep(add):

@@ -1,18 +1,68 @@
-"""Domains as the arms of a bandit: what EXP3.S, ODM and teacher-student share.
+"""Domains as the arms of a bandit: the curriculum that EXP3.S, ODM and teacher-student are rules of.
 
 Each step draws `draws` domains from the policy pi (keyed by seed and step: every host draws the same) and serves
 them in equal parts. A plan is made from metrics up to a fixed number of steps back, so the policy that drew goes along
 with the plan, as the knobs 'policy/<domain>', and comes back with that step's metrics.
 """
 
+import dataclasses
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 from llm_jax.core.errors import ConfigError
-from llm_jax.core.types import Plan
+from llm_jax.core.types import Curriculum, Knobs, Loss, Losses, Plan
+from llm_jax.curriculum.weighing import by_domain, weighted
 
 Policy = Sequence[float]
+Seen = Mapping[int, tuple[float, float, float]]  # arm -> its mean loss, share of the targets, probability when drawn
+
+
+class Rule(Protocol):
+  """How a bandit learns: pure functions of a state that JSON can hold."""
+
+  def init(self, count: int) -> dict[str, Any]:
+    """The state of `count` arms before any is drawn."""
+
+  def policy(self, state: Mapping[str, Any]) -> list[float]:
+    """The probability of each arm."""
+
+  def observe(self, state: Mapping[str, Any], step: int, seen: Seen) -> dict[str, Any]:
+    """The state after a step; `seen` is empty if its numbers were not finite."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Bandit(Curriculum):
+  """Draws domains by a rule's policy, `draws` a step in equal parts of the batch."""
+
+  batch: int
+  length: int
+  rule: Rule
+  draws: int
+  seed: int
+  domains: tuple[str, ...] = ()
+  adaptive: bool = True
+  sets: tuple[str, ...] = ("mixture", "knobs")
+  fields: tuple[str, ...] = ("domain",)
+
+  def for_domains(self, domains: tuple[str, ...]) -> "Bandit":
+    check(domains, self.batch, self.draws)
+    return dataclasses.replace(self, domains=domains)
+
+  def init(self) -> dict[str, Any]:
+    return self.rule.init(len(self.domains))
+
+  def plan(self, step: int, state: Mapping[str, Any]) -> Plan:
+    if not self.domains:
+      return Plan(self.batch, self.length)
+    return plan(self.batch, self.length, self.domains, self.rule.policy(state), self.draws, self.seed, step)
+
+  def weighting(self, losses: Losses, knobs: Knobs) -> Loss:
+    return weighted(losses, 1.0, by_domain(losses, self.domains))
+
+  def observe(self, state: Mapping[str, Any], step: int, metrics: Mapping[str, float]) -> dict[str, Any]:
+    return self.rule.observe(state, step, seen(metrics, self.domains))
 
 
 def draw(policy: Policy, draws: int, seed: int, step: int) -> list[int]:
@@ -46,8 +96,7 @@ def plan(batch: int, length: int, domains: Sequence[str], policy: Policy, draws:
               knobs={f"policy/{d}": p for d, p in zip(domains, policy, strict=True)})
 
 
-def seen(metrics: Mapping[str, float], domains: Sequence[str],
-         name: str = "loss") -> dict[int, tuple[float, float, float]]:
+def seen(metrics: Mapping[str, float], domains: Sequence[str], name: str = "loss") -> Seen:
   """{arm: (its mean of that step, share of the targets, its probability when it was drawn)} of the arms that came up;
   nothing of a step whose numbers are not finite."""
   found = {}
@@ -66,6 +115,11 @@ def softmax(values: Sequence[float]) -> list[float]:
   found = [math.exp(v - top) for v in values]
   total = sum(found)
   return [v / total for v in found]
+
+
+def draws_of(draws: int | None, batch: int) -> int:
+  """`draws`, or the default where it is None: 8, or the batch if that is no multiple of 8."""
+  return draws or (8 if batch % 8 == 0 else batch)
 
 
 def check(domains: tuple[str, ...], batch: int, draws: int) -> None:

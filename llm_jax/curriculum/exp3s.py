@@ -13,51 +13,27 @@ from typing import Any
 import numpy as np
 
 from llm_jax.core.errors import ConfigError
-from llm_jax.core.types import Curriculum, Knobs, Loss, Losses, Plan
 from llm_jax.curriculum import arms
-from llm_jax.curriculum.weighing import by_domain, weighted
 
 MEMORY = 256  # raw rewards that the quantiles are taken over
 
 
 @dataclasses.dataclass(frozen=True)
-class Exp3S(Curriculum):
+class Exp3S:
   """State: log weights of the arms, updates so far, last loss and step of each arm, recent raw rewards."""
 
-  batch: int
-  length: int
   rate: float
   epsilon: float
-  draws: int
-  seed: int
-  domains: tuple[str, ...] = ()
-  adaptive: bool = True
-  sets: tuple[str, ...] = ("mixture", "knobs")
-  fields: tuple[str, ...] = ("domain",)
 
-  def for_domains(self, domains: tuple[str, ...]) -> "Exp3S":
-    arms.check(domains, self.batch, self.draws)
-    return dataclasses.replace(self, domains=domains)
-
-  def init(self) -> dict[str, Any]:
-    n = len(self.domains)
-    return {"weights": [0.0] * n, "updates": 0, "last": [None] * n, "rewards": []}
+  def init(self, count: int) -> dict[str, Any]:
+    return {"weights": [0.0] * count, "updates": 0, "last": [None] * count, "rewards": []}
 
   def policy(self, state: Mapping[str, Any]) -> list[float]:
     """pi = (1 - eps) softmax(w) + eps / N, equation 5."""
-    n = len(self.domains)
-    return [(1 - self.epsilon) * p + self.epsilon / n for p in arms.softmax(state["weights"])] if n else []
+    n = len(state["weights"])
+    return [(1 - self.epsilon) * p + self.epsilon / n for p in arms.softmax(state["weights"])]
 
-  def plan(self, step: int, state: Mapping[str, Any]) -> Plan:
-    if not self.domains:
-      return Plan(self.batch, self.length)
-    return arms.plan(self.batch, self.length, self.domains, self.policy(state), self.draws, self.seed, step)
-
-  def weighting(self, losses: Losses, knobs: Knobs) -> Loss:
-    return weighted(losses, 1.0, by_domain(losses, self.domains))
-
-  def observe(self, state: Mapping[str, Any], step: int, metrics: Mapping[str, float]) -> dict[str, Any]:
-    seen = arms.seen(metrics, self.domains)
+  def observe(self, state: Mapping[str, Any], step: int, seen: arms.Seen) -> dict[str, Any]:
     last, raw = list(state["last"]), {}
     for arm, (loss, _, _) in seen.items():
       if last[arm] is not None:
@@ -65,18 +41,18 @@ class Exp3S(Curriculum):
       last[arm] = [loss, step]
     rewards = [*state["rewards"], *raw.values()][-MEMORY:]
     state = {**state, "last": last, "rewards": rewards}
-    return self._update(state, {a: self._scaled(r, rewards) * seen[a][1] / seen[a][2] for a, r in raw.items()})
+    return self.update(state, {a: self._scaled(r, rewards) * seen[a][1] / seen[a][2] for a, r in raw.items()})
 
   def _scaled(self, reward: float, rewards: list[float]) -> float:
     low, high = np.quantile(rewards, [0.2, 0.8])
     return float(np.clip(2 * (reward - low) / (high - low) - 1, -1, 1)) if high > low else 0.0
 
-  def _update(self, state: dict[str, Any], estimate: Mapping[int, float]) -> dict[str, Any]:
+  def update(self, state: dict[str, Any], estimate: Mapping[int, float]) -> dict[str, Any]:
     """Equation 7 with the importance-weighted rewards `estimate`."""
     if not estimate:
       return state
     updates = state["updates"] + 1
-    n, share = len(self.domains), 1.0 / (updates + 1)
+    n, share = len(state["weights"]), 1.0 / (updates + 1)
     moved = [w + self.rate * estimate.get(i, 0.0) for i, w in enumerate(state["weights"])]
     top = max(moved)
     raised = [math.exp(m - top) for m in moved]
@@ -85,7 +61,7 @@ class Exp3S(Curriculum):
 
 
 def build(steps: int, batch: int, length: int, *, rate: float = 1e-3, epsilon: float = 0.05, draws: int = 1,
-          seed: int = 0) -> Exp3S:
+          seed: int = 0) -> arms.Bandit:
   """A bandit over the data's domains.
 
   Args:
@@ -100,4 +76,4 @@ def build(steps: int, batch: int, length: int, *, rate: float = 1e-3, epsilon: f
   if not rate > 0 or not 0 < epsilon <= 1:
     raise ConfigError("config.curriculum.epsilon", f"rate {rate:g}, epsilon {epsilon:g}",
                       accepted="a rate above 0, epsilon above 0 and at most 1")
-  return Exp3S(batch, length, rate, epsilon, draws, seed)
+  return arms.Bandit(batch, length, Exp3S(rate, epsilon), draws, seed)

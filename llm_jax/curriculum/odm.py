@@ -10,53 +10,25 @@ from collections.abc import Mapping
 from typing import Any
 
 from llm_jax.core.errors import ConfigError
-from llm_jax.core.types import Curriculum, Knobs, Loss, Losses, Plan
 from llm_jax.curriculum import arms
-from llm_jax.curriculum.weighing import by_domain, weighted
 
 
 @dataclasses.dataclass(frozen=True)
-class OnlineDataMixing(Curriculum):
+class OnlineDataMixing:
   """State: estimated rewards of the arms and updates so far."""
 
-  batch: int
-  length: int
   smoothing: float
-  draws: int
-  seed: int
-  domains: tuple[str, ...] = ()
-  adaptive: bool = True
-  sets: tuple[str, ...] = ("mixture", "knobs")
-  fields: tuple[str, ...] = ("domain",)
 
-  def for_domains(self, domains: tuple[str, ...]) -> "OnlineDataMixing":
-    arms.check(domains, self.batch, self.draws)
-    return dataclasses.replace(self, domains=domains)
-
-  def init(self) -> dict[str, Any]:
-    return {"rewards": [0.0] * len(self.domains), "updates": 0}
-
-  def exploration(self, update: int) -> float:
-    """eps_t; 1 / K at t = 0."""
-    k = len(self.domains)
-    return min(1 / k, math.sqrt(math.log(k) / (k * update))) if update > 0 else 1 / k
+  def init(self, count: int) -> dict[str, Any]:
+    return {"rewards": [0.0] * count, "updates": 0}
 
   def policy(self, state: Mapping[str, Any]) -> list[float]:
     """pi after `updates` observations."""
-    t, k = state["updates"], len(self.domains)
-    epsilon, before = self.exploration(t), self.exploration(t - 1)
+    t, k = state["updates"], len(state["rewards"])
+    epsilon, before = exploration(t, k), exploration(t - 1, k)
     return [(1 - k * epsilon) * p + epsilon for p in arms.softmax([before * r for r in state["rewards"]])]
 
-  def plan(self, step: int, state: Mapping[str, Any]) -> Plan:
-    if not self.domains:
-      return Plan(self.batch, self.length)
-    return arms.plan(self.batch, self.length, self.domains, self.policy(state), self.draws, self.seed, step)
-
-  def weighting(self, losses: Losses, knobs: Knobs) -> Loss:
-    return weighted(losses, 1.0, by_domain(losses, self.domains))
-
-  def observe(self, state: Mapping[str, Any], step: int, metrics: Mapping[str, float]) -> dict[str, Any]:
-    seen = arms.seen(metrics, self.domains)
+  def observe(self, state: Mapping[str, Any], step: int, seen: arms.Seen) -> dict[str, Any]:
     if not seen:
       return dict(state)
     keep, rewards = self.smoothing, list(state["rewards"])
@@ -65,8 +37,13 @@ class OnlineDataMixing(Curriculum):
     return {"rewards": rewards, "updates": state["updates"] + 1}
 
 
+def exploration(update: int, count: int) -> float:
+  """eps_t of `count` arms; 1 / count at t = 0."""
+  return min(1 / count, math.sqrt(math.log(count) / (count * update))) if update > 0 else 1 / count
+
+
 def build(steps: int, batch: int, length: int, *, smoothing: float = 0.9, draws: int | None = None,
-          seed: int = 0) -> OnlineDataMixing:
+          seed: int = 0) -> arms.Bandit:
   """Domains drawn by their recent loss.
 
   Args:
@@ -79,4 +56,4 @@ def build(steps: int, batch: int, length: int, *, smoothing: float = 0.9, draws:
   """
   if not 0 <= smoothing < 1:
     raise ConfigError("config.curriculum.smoothing", f"got {smoothing:g}", accepted="0 <= smoothing < 1")
-  return OnlineDataMixing(batch, length, smoothing, draws or (8 if batch % 8 == 0 else batch), seed)
+  return arms.Bandit(batch, length, OnlineDataMixing(smoothing), arms.draws_of(draws, batch), seed)

@@ -7,53 +7,31 @@ from collections.abc import Mapping
 from typing import Any
 
 from llm_jax.core.errors import ConfigError
-from llm_jax.core.types import Curriculum, Knobs, Loss, Losses, Plan
 from llm_jax.curriculum import arms
-from llm_jax.curriculum.weighing import by_domain, weighted
 
 
 @dataclasses.dataclass(frozen=True)
-class TeacherStudent(Curriculum):
+class TeacherStudent:
   """State: the last (step, loss) pairs of each arm."""
 
-  batch: int
-  length: int
   window: int
   epsilon: float
-  draws: int
-  seed: int
-  domains: tuple[str, ...] = ()
-  adaptive: bool = True
-  sets: tuple[str, ...] = ("mixture", "knobs")
-  fields: tuple[str, ...] = ("domain",)
 
-  def for_domains(self, domains: tuple[str, ...]) -> "TeacherStudent":
-    arms.check(domains, self.batch, self.draws)
-    return dataclasses.replace(self, domains=domains)
-
-  def init(self) -> dict[str, Any]:
-    return {"recent": [[] for _ in self.domains]}
+  def init(self, count: int) -> dict[str, Any]:
+    return {"recent": [[] for _ in range(count)]}
 
   def policy(self, state: Mapping[str, Any]) -> list[float]:
     """(1 - eps) |slope| / sum + eps / N; even until every domain has come up twice."""
-    n = len(self.domains)
+    n = len(state["recent"])
     slopes = [abs(slope(points)) for points in state["recent"]]
     total = sum(slopes)
     if any(len(points) < 2 for points in state["recent"]) or not total > 0 or not math.isfinite(total):
       return [1.0 / n] * n
     return [(1 - self.epsilon) * s / total + self.epsilon / n for s in slopes]
 
-  def plan(self, step: int, state: Mapping[str, Any]) -> Plan:
-    if not self.domains:
-      return Plan(self.batch, self.length)
-    return arms.plan(self.batch, self.length, self.domains, self.policy(state), self.draws, self.seed, step)
-
-  def weighting(self, losses: Losses, knobs: Knobs) -> Loss:
-    return weighted(losses, 1.0, by_domain(losses, self.domains))
-
-  def observe(self, state: Mapping[str, Any], step: int, metrics: Mapping[str, float]) -> dict[str, Any]:
+  def observe(self, state: Mapping[str, Any], step: int, seen: arms.Seen) -> dict[str, Any]:
     recent = [list(points) for points in state["recent"]]
-    for arm, (loss, _, _) in arms.seen(metrics, self.domains).items():
+    for arm, (loss, _, _) in seen.items():
       recent[arm] = [*recent[arm], [step, loss]][-self.window:]
     return {"recent": recent}
 
@@ -69,7 +47,7 @@ def slope(points: list) -> float:
 
 
 def build(steps: int, batch: int, length: int, *, window: int = 10, epsilon: float = 0.1, draws: int | None = None,
-          seed: int = 0) -> TeacherStudent:
+          seed: int = 0) -> arms.Bandit:
   """Domains drawn by how fast their loss changes.
 
   Args:
@@ -84,4 +62,4 @@ def build(steps: int, batch: int, length: int, *, window: int = 10, epsilon: flo
   if window < 2 or not 0 < epsilon <= 1:
     raise ConfigError("config.curriculum.window", f"window {window}, epsilon {epsilon:g}",
                       accepted="a window from 2, epsilon above 0 and at most 1")
-  return TeacherStudent(batch, length, window, epsilon, draws or (8 if batch % 8 == 0 else batch), seed)
+  return arms.Bandit(batch, length, TeacherStudent(window, epsilon), arms.draws_of(draws, batch), seed)

@@ -70,7 +70,7 @@ def test_exp3s_is_the_published_update():
   state = {**curriculum.init(), "weights": [0.3, -0.2, 0.1], "updates": 4}
   share = 1 / 6  # alpha_t = 1 / t at t = 6, the fifth update after the one that only starts the clock
   reward = {1: 2.5}
-  moved = curriculum._update(state, reward)["weights"]
+  moved = curriculum.rule.update(state, reward)["weights"]
   w, eta, n = state["weights"], 0.1, 3
   lifted = [math.exp(w[i] + eta * reward.get(i, 0)) for i in range(n)]
   expected = [math.log((1 - share) * lifted[i] + share / (n - 1) * sum(lifted[j] for j in range(n) if j != i))
@@ -92,11 +92,11 @@ def test_exp3s_finds_the_domain_that_is_learned():
 def test_odm_is_the_published_update():
   curriculum = make("odm")
   state = curriculum.init()
-  assert curriculum.policy(state) == pytest.approx([1 / 3] * 3)
+  assert curriculum.rule.policy(state) == pytest.approx([1 / 3] * 3)
   rewards, k = np.zeros(3), 3
   exploration = lambda t: min(1 / k, math.sqrt(math.log(k) / (k * t))) if t else 1 / k
   for t in range(1, 60):
-    pi = curriculum.policy(state)
+    pi = curriculum.rule.policy(state)
     losses, shares = [4.0, 2.0, 1.0], [1.0, 0.0, 0.0] if t % 2 else [0.0, 0.5, 0.5]
     state = curriculum.observe(state, t, metrics(losses, shares, pi))
     for i in range(3):
@@ -104,7 +104,7 @@ def test_odm_is_the_published_update():
         rewards[i] = 0.9 * rewards[i] + 0.1 * losses[i] / pi[i]
     raised = np.exp(exploration(t - 1) * rewards)
     expected = (1 - k * exploration(t)) * raised / raised.sum() + exploration(t)
-    assert curriculum.policy(state) == pytest.approx(expected.tolist(), abs=1e-12)
+    assert curriculum.rule.policy(state) == pytest.approx(expected.tolist(), abs=1e-12)
 
 
 def test_doremi_is_the_published_update_and_its_result_the_average():
