@@ -12,7 +12,7 @@ from typing import Any
 
 import jax
 
-from llm_jax.core.types import Batch, Learner, Loss, Mean, Objective
+from llm_jax.core.types import Batch, Learner, Loss, LossFn, Mean, Objective
 from llm_jax.data.corpus import Corpus
 from llm_jax.evaluation import adaptation, choices
 from llm_jax.launch_checks import reads_episodes
@@ -38,18 +38,22 @@ def eval_step(section: Mapping[str, Any], corpus: Corpus, apply: Callable, objec
   rule: Any = adaptation.rule(wanted, learner) if needed or adapts(section, learner) else None
 
   def step(params: Any, frozen: Any, batch: Batch) -> Any:
-    def judge(params: Any, batch: Batch) -> Loss:
-      rows = choices.rows_of(batch) if "answer" in batch else batch
-      losses = objective(apply, {**frozen, **params}, rows, None, {})
-      return choices.judged(losses, batch) if "answer" in batch else mean_weighting(losses, {})
-    def loss_fn(params: Any, batch: Batch, key: Any) -> tuple[jax.Array, Loss]:
-      loss = judge(params, batch)
-      return loss.total, loss
+    loss_fn = loss_of(apply, objective, frozen)
     if "support" in batch:
-      return adaptation.curve(wanted, rule, steps, tasks.map_tasks, loss_fn, params, batch, judge)
-    loss = judge(params, batch)
+      return adaptation.curve(wanted, rule, steps, tasks.map_tasks, loss_fn, params, batch)
+    _, loss = loss_fn(params, batch, None)
     return {"loss": Mean(loss.total, loss.weight), **loss.metrics}
   return step
+
+
+def loss_of(apply: Callable, objective: Objective, frozen: Any) -> LossFn:
+  """(params, batch, key) -> (total, Loss) without dropout; with 'answer' in the batch that of a multiple choice."""
+  def loss_fn(params: Any, batch: Batch, key: Any) -> tuple[jax.Array, Loss]:
+    rows = choices.rows_of(batch) if "answer" in batch else batch
+    losses = objective(apply, {**frozen, **params}, rows, None, {})
+    loss = choices.judged(losses, batch) if "answer" in batch else mean_weighting(losses, {})
+    return loss.total, loss
+  return loss_fn
 
 
 def report(run: Run, params: Any, frozen: Any, seeds: int) -> dict[str, dict[str, Any]]:

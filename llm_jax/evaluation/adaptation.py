@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from llm_jax.core.errors import ConfigError
-from llm_jax.core.types import Batch, Key, Loss, LossFn, Mean, Metrics, Params
+from llm_jax.core.types import Batch, Key, LossFn, Mean, Metrics, Params
 
 Trajectory = Callable[..., Any]  # Adapts.adapt: (loss_fn, params, support, key, *, steps, each) -> stacked results
 MapTasks = Callable[[Callable[..., Any], Any], Callable[..., Any]]
@@ -82,13 +82,12 @@ def metric_name(steps: int, name: str = "loss") -> str:
 
 
 def curve(section: Adaptation, adapt: Trajectory, inner_steps: int, map_tasks: MapTasks, loss_fn: LossFn,
-          params: Params, batch: Batch, judge: Callable[[Params, Batch], Loss]) -> Metrics:
+          params: Params, batch: Batch) -> Metrics:
   """{'loss_after_5_steps': Mean, ...} over the tasks of an episode batch, still sums, and so for the further metrics;
-  their plain names are after `inner_steps`, the number that was trained for. loss_fn: of the support set; judge: of
-  the query set."""
+  their plain names are after `inner_steps`, the number that was trained for."""
   most = max(*section.steps, inner_steps)
   def one_task(params: Params, task: Batch) -> Any:
-    query = lambda params: judge(params, task["query"])
+    query = lambda params: loss_fn(params, task["query"], None)[1]
     return adapt(loss_fn, params, task["support"], None, steps=most, each=query)
   losses = jax.tree.map(lambda a: a.sum(0), map_tasks(one_task, (None, 0))(params, batch))  # leaves (most + 1,)
   at = lambda step: jax.tree.map(lambda a: a[step], losses)

@@ -7,78 +7,54 @@ The inner problem is phi* = argmin L_support(phi) + lam/2 |phi - theta|^2. At it
 solved by conjugate gradients over Hessian-vector products: no step of the inner loop is kept, however many there are.
 """
 
-import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from llm_jax.core.derivatives import plain_layers
 from llm_jax.core.errors import ConfigError
-from llm_jax.core.types import Batch, Extra, GradFn, Key, Loss, LossFn, Params
+from llm_jax.core.types import Batch, GradFn, Key, Loss, LossFn, Params
 from llm_jax.meta_learning.context import KEY, Context, MapTasks
 from llm_jax.meta_learning.inner import InnerLoop, constant_rate
 from llm_jax.meta_learning.maml import check_rate
-from llm_jax.meta_learning.outer import summed, task_keys
+from llm_jax.meta_learning.outer import Adapting, sum_over_tasks
 
 
-@dataclasses.dataclass(frozen=True)
-class ImplicitMAML:
-  """The learner. inner: a loop whose loss has the pull lam; cg_steps: of conjugate gradients."""
-
-  inner: InnerLoop
-  map_tasks: MapTasks
-  cg_steps: int
-  episodes: bool = True
-  second_order: bool = True
-
-  @property
-  def extras(self) -> Mapping[str, Extra]:
-    return {}
-
-  @property
-  def inner_steps(self) -> int:
-    return self.inner.steps
-
-  def __call__(self, loss_fn: LossFn, step: Any) -> GradFn:
+def learner(inner: InnerLoop, map_tasks: MapTasks, cg_steps: int) -> Adapting:
+  """inner: a loop whose loss has the pull lam; cg_steps: of conjugate gradients."""
+  def gradient(loss_fn: LossFn, step: Any) -> GradFn:
     """grad_fn(params, batch, key): loss of the queries at the solutions, and its implicit gradient."""
     def one_task(params: Params, task: Batch, key: Key) -> tuple[Loss, Params]:
       steps_key, query_key = jax.random.split(key)
-      solution, _ = self.inner.run(loss_fn, params, task["support"], steps_key)
+      solution, _ = inner.run(loss_fn, params, task["support"], steps_key)
       grads, loss = jax.grad(loss_fn, has_aux=True)(solution, task["query"], query_key)
-      return loss, self._implicit(loss_fn, solution, task["support"], jax.random.fold_in(steps_key, 0), grads)
+      last_key = jax.random.fold_in(steps_key, 0)
+      return loss, implicit(inner, cg_steps, loss_fn, solution, task["support"], last_key, grads)
+    return sum_over_tasks(one_task, map_tasks, second_order=True)
+  return Adapting(inner, gradient, second_order=True)
 
-    def grad_fn(params: Params, batch: Batch, key: Key) -> tuple[Loss, Params]:
-      with plain_layers():
-        losses, grads = self.map_tasks(one_task, (None, 0, 0))(params, batch, task_keys(key, batch))
-      return summed(losses), jax.tree.map(lambda a: a.sum(0), grads)
-    return grad_fn
 
-  def _implicit(self, loss_fn: LossFn, solution: Params, support: Batch, key: Key, grads: Params) -> Params:
-    """The query gradient `grads` at the solution, carried to where the inner loop started. Parameters that do not adapt
-    move the solution too: their part is - d2 L / d slow d fast (H + lam I)^-1 grad."""
-    lam, names = self.inner.pull, self.inner.names
-    fast = {n: p for n, p in solution.items() if n in names}
-    def support_gradient(fast: Params) -> Params:
-      def mean(params: Params) -> jax.Array:
-        total, loss = loss_fn(params, support, key)
-        return total / jnp.maximum(loss.weight, 1e-8).astype(total.dtype)
-      return jax.grad(mean)({**solution, **fast})
-    hessian = lambda vector: jax.jvp(support_gradient, (fast,), (vector,))[1]
-    def system(vector: Params) -> Params:
-      product = hessian(vector)
-      return {n: v + product[n] / lam for n, v in vector.items()}
-    solved = conjugate_gradients(system, {n: grads[n] for n in fast}, self.cg_steps)
-    if len(fast) == len(solution):
-      return solved
-    through = hessian(solved)
-    return {n: solved[n] if n in names else g - through[n] / lam for n, g in grads.items()}
-
-  def adapt(self, loss_fn: LossFn, params: Params, support: Batch, key: Key | None, *, steps: int,
-            each: Callable[[Params], Any]) -> Any:
-    """`each` of the parameters before and after each of `steps` steps on one task, stacked."""
-    return self.inner.trajectory(loss_fn, params, support, key, steps=steps, each=each)
+def implicit(inner: InnerLoop, cg_steps: int, loss_fn: LossFn, solution: Params, support: Batch, key: Key,
+             grads: Params) -> Params:
+  """The query gradient `grads` at the solution, carried to where the inner loop started. Parameters that do not adapt
+  move the solution too: their part is - d2 L / d slow d fast (H + lam I)^-1 grad."""
+  lam, names = inner.pull, inner.names
+  fast = {n: p for n, p in solution.items() if n in names}
+  def support_gradient(fast: Params) -> Params:
+    def mean(params: Params) -> jax.Array:
+      total, loss = loss_fn(params, support, key)
+      return total / jnp.maximum(loss.weight, 1e-8).astype(total.dtype)
+    return jax.grad(mean)({**solution, **fast})
+  hessian = lambda vector: jax.jvp(support_gradient, (fast,), (vector,))[1]
+  def system(vector: Params) -> Params:
+    product = hessian(vector)
+    return {n: v + product[n] / lam for n, v in vector.items()}
+  solved = conjugate_gradients(system, {n: grads[n] for n in fast}, cg_steps)
+  if len(fast) == len(solution):
+    return solved
+  through = hessian(solved)
+  return {n: solved[n] if n in names else g - through[n] / lam for n, g in grads.items()}
 
 
 def conjugate_gradients(system: Callable[[Params], Params], target: Params, steps: int) -> Params:
@@ -101,7 +77,7 @@ def conjugate_gradients(system: Callable[[Params], Params], target: Params, step
 
 
 def build(context: Context, *, inner_steps: int = 16, inner_lr: float = 1e-2, lam: float = 1.0, cg_steps: int = 5,
-          adapt: str | None = None, inner_batch_size: int | None = None) -> ImplicitMAML:
+          adapt: str | None = None, inner_batch_size: int | None = None) -> Adapting:
   """Implicit MAML.
 
   Args:
@@ -118,4 +94,4 @@ def build(context: Context, *, inner_steps: int = 16, inner_lr: float = 1e-2, la
     raise ConfigError(f"{KEY}.cg_steps", f"got {cg_steps}", accepted="a whole number from 1")
   inner = InnerLoop(context.adapted(adapt), inner_steps, constant_rate(check_rate(inner_lr)), 1, inner_batch_size,
                     pull=lam, place=context.place)
-  return ImplicitMAML(inner, context.map_tasks, cg_steps)
+  return learner(inner, context.map_tasks, cg_steps)

@@ -8,7 +8,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -19,51 +19,35 @@ from llm_jax.core.types import Batch, Extra, GradFn, Key, Loss, LossFn, Params
 from llm_jax.meta_learning.context import KEY, Context, MapTasks
 from llm_jax.meta_learning.inner import InnerLoop
 from llm_jax.meta_learning.maml import check_rate
-from llm_jax.meta_learning.outer import gradient_over_tasks
+from llm_jax.meta_learning.outer import Adapting, gradient_over_tasks
 
 LEAST = 0.03  # share of its equal part that a step before the last keeps (the published code's 0.03 / steps)
 
 
-@dataclasses.dataclass(frozen=True)
-class MAMLPlusPlus:
-  """The learner. multi_step_until, second_order_from: update numbers."""
-
-  inner: InnerLoop
-  map_tasks: MapTasks
-  extras: Mapping[str, Extra]
-  multi_step_until: int
-  second_order_from: int
-  episodes: bool = True
-  second_order: bool = True
-
-  @property
-  def inner_steps(self) -> int:
-    return self.inner.steps
-
-  def __call__(self, loss_fn: LossFn, step: Any) -> GradFn:
+def learner(inner: InnerLoop, map_tasks: MapTasks, extras: Mapping[str, Extra], multi_step_until: int,
+            second_order_from: int) -> Adapting:
+  """MAML++ with some inner loop. multi_step_until, second_order_from: update numbers. Adapting past the last rate, that
+  one goes on."""
+  def gradient(loss_fn: LossFn, step: Any) -> GradFn:
     """grad_fn(params, batch, key): the weighted loss of all inner steps and its gradient."""
-    weights = loss_weights(step, self.inner.steps, self.multi_step_until)
-    def gradient(order: int) -> GradFn:
-      inner = dataclasses.replace(self.inner, order=order)
+    weights = loss_weights(step, inner.steps, multi_step_until)
+    def of_order(order: int) -> GradFn:
+      loop = dataclasses.replace(inner, order=order)
       def task_loss(params: Params, task: Batch, key: Key) -> tuple[jax.Array, Loss]:
         steps_key, query_key = jax.random.split(key)
         query = lambda fast, index: loss_fn(fast, task["query"], query_key)[1]
-        _, losses = inner.run(loss_fn, params, task["support"], steps_key, each=query)
+        _, losses = loop.run(loss_fn, params, task["support"], steps_key, each=query)
         last = jax.tree.map(lambda a: a[-1], losses)
         total = (weights * losses.total).sum()
         return total, last._replace(total=total)
-      return gradient_over_tasks(task_loss, self.map_tasks, second_order=True)
-    first, second = gradient(1), gradient(2)
-    if self.second_order_from <= 0:
+      return gradient_over_tasks(task_loss, map_tasks, second_order=True)
+    first, second = of_order(1), of_order(2)
+    if second_order_from <= 0:
       return second
     def grad_fn(params: Params, batch: Batch, key: Key) -> tuple[Loss, Params]:
-      return jax.lax.cond(jnp.asarray(step) >= self.second_order_from, second, first, params, batch, key)
+      return jax.lax.cond(jnp.asarray(step) >= second_order_from, second, first, params, batch, key)
     return grad_fn
-
-  def adapt(self, loss_fn: LossFn, params: Params, support: Batch, key: Key | None, *, steps: int,
-            each: Callable[[Params], Any]) -> Any:
-    """`each` of the parameters before and after each of `steps` steps; past the last rate that one goes on."""
-    return self.inner.trajectory(loss_fn, params, support, key, steps=steps, each=each)
+  return Adapting(inner, gradient, True, extras)
 
 
 def loss_weights(step: Any, steps: int, until: int) -> jax.Array:
@@ -81,7 +65,7 @@ def rates_name(name: str) -> str:
 
 def build(context: Context, *, inner_steps: int = 5, inner_lr: float = 1e-2, multi_step_until: int = 1000,
           second_order_from: int = 0, adapt: str | None = None, inner_batch_size: int | None = None, remat: bool = True,
-          mixed_mode: bool = True) -> MAMLPlusPlus:
+          mixed_mode: bool = True) -> Adapting:
   """MAML++.
 
   Args:
@@ -105,7 +89,7 @@ def build(context: Context, *, inner_steps: int = 5, inner_lr: float = 1e-2, mul
   extras = {rates_name(n): Extra((inner_steps, *layers[n]), (None, *("layers" for _ in layers[n])),
                                  full((inner_steps, *layers[n]))) for n in sorted(names)}
   inner = InnerLoop(names, inner_steps, rate, 2, inner_batch_size, remat, mixed_mode, place=context.place)
-  return MAMLPlusPlus(inner, context.map_tasks, extras, multi_step_until, second_order_from)
+  return learner(inner, context.map_tasks, extras, multi_step_until, second_order_from)
 
 
 def _full(key: Key, shape: tuple[int, ...], value: float) -> jax.Array:

@@ -12,7 +12,8 @@ import jax.numpy as jnp
 from llm_jax.core.types import Extra, Key, Params
 from llm_jax.meta_learning.context import Context
 from llm_jax.meta_learning.inner import InnerLoop
-from llm_jax.meta_learning.maml import MAML, check_rate
+from llm_jax.meta_learning.maml import check_rate, learner
+from llm_jax.meta_learning.outer import Adapting
 
 
 def rate_name(name: str) -> str:
@@ -21,7 +22,7 @@ def rate_name(name: str) -> str:
 
 
 def build(context: Context, *, inner_steps: int = 1, inner_lr: float = 1e-2, order: int = 2, adapt: str | None = None,
-          inner_batch_size: int | None = None, remat: bool = True, mixed_mode: bool = True) -> MAML:
+          inner_batch_size: int | None = None, remat: bool = True, mixed_mode: bool = True) -> Adapting:
   """Meta-SGD.
 
   Args:
@@ -40,7 +41,7 @@ def build(context: Context, *, inner_steps: int = 1, inner_lr: float = 1e-2, ord
   extras = {rate_name(n): Extra(context.shapes[n].shape, context.axes[n], _full(context.shapes[n].shape, inner_lr))
             for n in sorted(names)}
   inner = InnerLoop(names, inner_steps, rate, order, inner_batch_size, remat, mixed_mode, place=context.place)
-  return MAML(inner, context.map_tasks, extras)
+  return learner(inner, context.map_tasks, extras)
 
 
 def _full(shape: tuple[int, ...], value: float) -> Any:

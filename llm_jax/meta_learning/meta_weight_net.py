@@ -14,11 +14,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from llm_jax.core.derivatives import plain_layers
 from llm_jax.core.types import Batch, Extra, GradFn, Key, Loss, LossFn, Params
 from llm_jax.meta_learning.context import Context, MapTasks
 from llm_jax.meta_learning.maml import check_rate
-from llm_jax.meta_learning.outer import summed, task_keys
+from llm_jax.meta_learning.outer import sum_over_tasks
 from llm_jax.meta_learning.reweight import rows, scaled
 
 NET = "meta.weight_net."
@@ -52,12 +51,7 @@ class MetaWeightNet:
       weight, clean_weight = (task[part]["weights"].sum() for part in ("support", "query"))
       to_net = jax.tree.map(lambda g: g * weight / jnp.maximum(clean_weight, 1e-8), jax.grad(ahead)(net))
       return loss._replace(weight=weight), {**to_slow, **to_net}
-
-    def grad_fn(params: Params, batch: Batch, key: Key) -> tuple[Loss, Params]:
-      with plain_layers():
-        losses, grads = self.map_tasks(one_task, (None, 0, 0))(params, batch, task_keys(key, batch))
-      return summed(losses), jax.tree.map(lambda a: a.sum(0), grads)
-    return grad_fn
+    return sum_over_tasks(one_task, self.map_tasks, second_order=True)
 
 
 def example_losses(loss_fn: LossFn, params: Params, examples: Batch, key: Key) -> jax.Array:

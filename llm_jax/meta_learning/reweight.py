@@ -13,10 +13,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from llm_jax.core.derivatives import plain_layers
 from llm_jax.core.types import Batch, Extra, GradFn, Key, Loss, LossFn, Params
 from llm_jax.meta_learning.context import Context, MapTasks
-from llm_jax.meta_learning.outer import summed, task_keys
+from llm_jax.meta_learning.outer import sum_over_tasks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,12 +45,7 @@ class Reweight:
       weighted = lambda p: loss_fn(p, scaled(task["support"], share), train_key)
       grads, loss = jax.grad(weighted, has_aux=True)(params)
       return loss._replace(weight=task["support"]["weights"].sum()), grads
-
-    def grad_fn(params: Params, batch: Batch, key: Key) -> tuple[Loss, Params]:
-      with plain_layers():
-        losses, grads = self.map_tasks(one_task, (None, 0, 0))(params, batch, task_keys(key, batch))
-      return summed(losses), jax.tree.map(lambda a: a.sum(0), grads)
-    return grad_fn
+    return sum_over_tasks(one_task, self.map_tasks, second_order=True)
 
 
 def rows(examples: Batch) -> int:

@@ -2,6 +2,7 @@
 
 import jax
 import numpy as np
+import optax
 import pytest
 from quadratic import SIZE, context, loss_fn, tasks
 
@@ -77,6 +78,30 @@ def test_meta_sgd_differentiates_the_rates(family):
   outer = np.einsum("tij,tj->ti", A, theta - rates * inner - c_q)
   np.testing.assert_allclose(grads["meta.theta.rate"], -(inner * outer).sum(0), rtol=1e-6)
   np.testing.assert_allclose(grads["theta"], (outer - np.einsum("tij,tj->ti", A, rates * outer)).sum(0), rtol=1e-6)
+
+
+@pytest.mark.parametrize("mixed_mode", [False, True])
+def test_inner_adam_is_adam_and_is_differentiated_through(family, mixed_mode):
+  theta, batch, A, c_s, c_q, _ = family
+  adam = optax.scale_by_adam(eps=0.0, eps_root=1e-16)
+  def outer(theta):
+    total = 0.0
+    for a, s, q in zip(A, c_s, c_q):
+      fast, state = theta, adam.init(theta)
+      for _ in range(STEPS):
+        direction, state = adam.update(a @ (fast - s), state)
+        fast = fast - LR * direction
+      total += 0.5 * (fast - q) @ a @ (fast - q)
+    return total
+  with jax.enable_x64(True):
+    want, slope = jax.value_and_grad(outer)(jax.numpy.asarray(theta))
+  learner = maml.build(context(), inner_steps=STEPS, inner_lr=LR, inner_optimizer="adam", mixed_mode=mixed_mode)
+  total, grads = run(learner, {"theta": theta}, batch)
+  np.testing.assert_allclose(total, want, rtol=1e-6)
+  np.testing.assert_allclose(grads["theta"], slope, rtol=1e-5)
+  flat = {n: np.zeros(SIZE) for n in ("theta",)}
+  _, at_rest = run(learner, flat, {p: {**b, "centre": np.zeros_like(b["centre"])} for p, b in batch.items()})
+  assert np.isfinite(at_rest["theta"]).all()  # no gradient, and the root of zero is not differentiated
 
 
 def test_inner_rate_zero_and_no_steps_are_plain_training(family):

@@ -58,6 +58,17 @@ def test_schedules_are_drawn_from_configs_alone(monkeypatch):
   assert not [o for o in shown if o.get("name") == "stderr"]
 
 
+def test_a_meta_learning_run_shows_adaptation_before_and_after(monkeypatch):
+  shown = outputs(execute(ROOT / "notebooks" / "03_meta_learning.ipynb", monkeypatch, JAX_PLATFORMS="cpu"))
+  drawings = [o.data["image/svg+xml"] for o in shown if "image/svg+xml" in o.get("data", {})]
+  assert len(drawings) == 4 and "after training" in drawings[1] and "10 steps" in drawings[2]
+  text = "".join(o.get("text", "") for o in shown)
+  number = lambda name: float(next(line for line in text.splitlines() if line.startswith(name)).split()[1])
+  untouched, learned = number("loss_after_0_steps/gradient/10_shots"), number("loss_after_1_step/gradient/10_shots")
+  assert learned < 0.6 * untouched and number("loss_after_1_step/gradient/0_shots") > 0.9 * untouched
+  assert not [o for o in shown if o.get("name") == "stderr"]
+
+
 def test_there_are_notebooks():
   assert NOTEBOOKS
 
