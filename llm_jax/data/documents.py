@@ -19,13 +19,15 @@ Split = Literal["train", "validation"]
 @dataclasses.dataclass(frozen=True, slots=True)
 class Document:
   """One text. domain: the part of the mixture it belongs to; where: file:line for messages; group: documents of one
-  group always fall on the same side of the split ('' = its own text); split: fixed by the source, or None."""
+  group always fall on the same side of the split ('' = its own text); split: fixed by the source, or None; difficulty:
+  that the source gives it, or None."""
 
   text: str
   domain: str
   where: str
   group: str = ""
   split: Split | None = None
+  difficulty: float | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

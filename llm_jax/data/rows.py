@@ -17,6 +17,9 @@ FIELDS = {
     "weights": "(B, L) float32 1 where the target counts, 0 where it is another document's or padding",
 }
 
+WHENCE = {"domain": "(B,) int32 number of the domain", "document": "(B, L) int64 number of the document in its stream, "
+          "-1 for padding"}
+
 
 def empty_rows(count: int, length: int, pad: int) -> dict[str, np.ndarray]:
   """A batch of nothing but padding."""
@@ -86,3 +89,19 @@ def packed_rows(batch: dict[str, np.ndarray], rows: np.ndarray, stream: Stream, 
       positions[r, left:right] = place[:size]
       weights[r, left:left + len(block) - 1] = 1
       left = right
+
+
+def whence(domain: int, stream: Stream, windows: np.ndarray, length: int, table: Table | None) -> dict[str, np.ndarray]:
+  """Where the tokens of some windows, as they lie in the stream, are from: `WHENCE`; table: of a packing."""
+  document = np.full((len(windows), length), -1, np.int64)
+  if table is None:
+    document[:] = (windows * length)[:, None] + np.arange(length)
+  else:
+    for r, window in enumerate(windows.tolist()):
+      pieces = slice(table.rows[window], table.rows[window + 1])
+      places = [np.arange(s, s + n) for s, n in zip(table.starts[pieces].tolist(), table.lengths[pieces].tolist())]
+      filled = np.concatenate(places) if places else np.zeros(0, np.int64)
+      document[r, :len(filled)] = filled
+  real = document >= 0
+  document[real] = np.searchsorted(stream.offsets, document[real], side="right") - 1
+  return {"domain": np.full(len(windows), domain, np.int32), "document": document}

@@ -4,6 +4,7 @@ Files are read in order of their path below the folder. Top-level subfolders are
 mapping says otherwise. Hidden files and folders are left out.
 """
 
+import dataclasses
 import fnmatch
 import pathlib
 from collections.abc import Iterator
@@ -15,13 +16,14 @@ from llm_jax.data.documents import BadRow, Document, Split
 from llm_jax.data.fingerprint import digest, file_digests
 from llm_jax.data.packing import Packing
 from llm_jax.data.splitting import SplitMode
-from llm_jax.data.text_files import SUFFIXES, is_readable, read_file
+from llm_jax.data.text_files import SUFFIXES, Columns, is_readable, read_file
 
 ONE_DOMAIN = "text"
 
 
 def build(context: DataContext, *, path: str, files: str = "*", domains: Literal["folders", "one"] | dict = "folders",
-          text_column: str = "text", validation_path: str | None = None, tokenizer: dict | None = None,
+          text_column: str = "text", domain_column: str | None = None, difficulty_column: str | None = None,
+          validation_path: str | None = None, tokenizer: dict | None = None,
           mixture: MixtureKnob = "proportional", validation_fraction: float = 0.05, split: SplitMode = "auto",
           packing: Packing = "concat", document_boundaries: bool = True, bos: bool = True, eod: bool = True,
           deduplicate: bool = False, on_bad_data: Literal["skip", "fail"] = "skip", max_bad_fraction: float = 0.01,
@@ -33,6 +35,9 @@ def build(context: DataContext, *, path: str, files: str = "*", domains: Literal
     files: pattern that the path below the folder must match, e.g. 'input.txt' or '*.jsonl.gz'; * crosses folders.
     domains: 'folders' (top-level subfolders), 'one', or {domain: pattern}, first match wins and the rest is left out.
     text_column: column of .jsonl and .parquet that holds the text.
+    domain_column: column of .jsonl and .parquet that names each row's domain (a label, a source); `domains` then only
+      chooses files.
+    difficulty_column: column with a number for each row, for curriculum = dict(scorer='column').
     validation_path: a folder or file for validation; then nothing is split off `path`.
     tokenizer: {'name': plug-in of data/tokenizers, its knobs}; None is sentencepiece with its defaults.
     mixture: 'proportional' (every window alike), 'equal', or {domain: weight}.
@@ -50,16 +55,17 @@ def build(context: DataContext, *, path: str, files: str = "*", domains: Literal
   rules = Rules(tokenizer=tokenizer, mixture=mixture, validation_fraction=validation_fraction, split=split,
                 packing=packing, document_boundaries=document_boundaries, bos=bos, eod=eod, deduplicate=deduplicate,
                 on_bad_data=on_bad_data, max_bad_fraction=max_bad_fraction)
-  source = TextFolder(path, files, domains, text_column, max_document_bytes, validation_path, context.cache_dir)
+  columns = Columns(text_column, domain_column, difficulty_column)
+  source = TextFolder(path, files, domains, columns, max_document_bytes, validation_path, context.cache_dir)
   return prepare(context, source, rules)
 
 
 class TextFolder:
   """A DocumentSource over files. Its fingerprint is of the files' content and of their paths below the folder."""
 
-  def __init__(self, path: str, pattern: str, domains: str | dict, column: str, max_bytes: int,
+  def __init__(self, path: str, pattern: str, domains: str | dict, columns: Columns, max_bytes: int,
                validation_path: str | None, cache_dir: pathlib.Path):
-    self._domains, self._column, self._max_bytes = domains, column, max_bytes
+    self._domains, self._columns, self._max_bytes = domains, columns, max_bytes
     parts: list[tuple[str, Split | None, str]] = [(path, None, "config.data.path")]
     if validation_path is not None:
       parts = [(path, "train", "config.data.path"), (validation_path, "validation", "config.data.validation_path")]
@@ -70,15 +76,16 @@ class TextFolder:
         raise DataError(f"no file in {root} matches files={pattern!r} and a domain; readable: {' '.join(SUFFIXES)}")
       self._files += listed
     digests = file_digests([f for f, *_ in self._files], cache_dir)
-    self.fingerprint = digest("text_folder", 1, column, max_bytes,
-                              [(name, domain, split, digests[f]) for f, name, domain, split in self._files])
+    self.fingerprint = digest("text_folder", 1, columns.text, max_bytes,
+                              [(name, domain, split, digests[f]) for f, name, domain, split in self._files],
+                              *([columns.domain, columns.difficulty] if len(columns.names) > 1 else []))
     self.description = f"{len(self._files)} files in {path}"
 
   def documents(self) -> Iterator[Document | BadRow]:
     for file, _, domain, split in self._files:
-      for row in read_file(file, domain, self._column, self._max_bytes):
+      for row in read_file(file, domain, self._columns, self._max_bytes):
         if split is not None and isinstance(row, Document):
-          row = Document(row.text, row.domain, row.where, row.group, split)
+          row = dataclasses.replace(row, split=split)
         yield row
 
 

@@ -1,13 +1,14 @@
 """Documents tokenised once: flat arrays of token ids on disk, memory-mapped, one stream per (split, domain).
 
 A store is a sealed folder named by the fingerprint of source, tokenizer and rules. A stream is `NNN.tokens` (uint16 for
-vocabularies up to 65,536, else uint32, little-endian), `NNN.offsets` (int64, where each document starts, and the end)
-and `NNN.bytes` (int64, UTF-8 bytes of each document's text).
+vocabularies up to 65,536, else uint32, little-endian), `NNN.offsets` (int64, where each document starts, and the end),
+`NNN.bytes` (int64, UTF-8 bytes of each document's text) and `NNN.difficulty` (float64, NaN where none is given).
 """
 
 import dataclasses
 import functools
 import json
+import math
 import pathlib
 from collections.abc import Iterable, Iterator
 from typing import IO, Any
@@ -26,7 +27,8 @@ BATCH_CHARACTERS = 1 << 20  # text handed to the tokenizer at once, for its thre
 class Stream:
   """The tokens of one domain of one split; pickles by path, so that loader workers map the same file.
 
-  size: number of tokens; documents: number of documents; text_bytes: UTF-8 bytes of all documents.
+  size: number of tokens; documents: number of documents; text_bytes: UTF-8 bytes of all documents; rated: every one has
+  a difficulty.
   """
 
   folder: str
@@ -37,6 +39,7 @@ class Stream:
   size: int
   documents: int
   text_bytes: int
+  rated: bool = False
 
   @functools.cached_property
   def tokens(self) -> np.ndarray:
@@ -52,6 +55,11 @@ class Stream:
   def document_bytes(self) -> np.ndarray:
     """(documents,) int64: UTF-8 bytes of each document's text."""
     return self._map("bytes", "<i8")
+
+  @functools.cached_property
+  def difficulty(self) -> np.ndarray:
+    """(documents,) float64: what the source says of each document, if `rated`."""
+    return self._map("difficulty", "<f8")
 
   def _map(self, what: str, dtype: str) -> np.ndarray:
     path = pathlib.Path(self.folder) / f"{self.stem}.{what}"
@@ -90,7 +98,7 @@ def write(folder: pathlib.Path, documents: Iterable[tuple[Split, Document]], tok
         key = (split, document.domain)
         if key not in writers:
           writers[key] = _Writer(folder, f"{len(writers):03d}", split, document.domain, dtype)
-        writers[key].add(np.concatenate([begin, ids, end]) if begin or end else ids, len(document.text.encode()))
+        writers[key].add(np.concatenate([begin, ids, end]) if begin or end else ids, document)
   finally:
     for writer in writers.values():
       writer.close()
@@ -104,18 +112,25 @@ class _Writer:
   def __init__(self, folder: pathlib.Path, stem: str, split: Split, domain: str, dtype: str):
     self._info = {"stem": stem, "split": split, "domain": domain, "dtype": dtype}
     self._dtype = dtype
-    self._files: dict[str, IO[bytes]] = {w: (folder / f"{stem}.{w}").open("wb") for w in ("tokens", "offsets", "bytes")}
+    self._files: dict[str, IO[bytes]] = {w: (folder / f"{stem}.{w}").open("wb")
+                                         for w in ("tokens", "offsets", "bytes", "difficulty")}
     self._files["offsets"].write(np.int64(0).tobytes())
     self._size = self._documents = self._bytes = 0
+    self._rated = True
 
-  def add(self, ids: np.ndarray, text_bytes: int) -> None:
+  def add(self, ids: np.ndarray, document: Document) -> None:
+    text_bytes = len(document.text.encode())
+    self._rated &= document.difficulty is not None
+    rating = math.nan if document.difficulty is None else document.difficulty
+    self._files["difficulty"].write(np.array(rating, "<f8").tobytes())
     self._size, self._documents, self._bytes = self._size + len(ids), self._documents + 1, self._bytes + text_bytes
     self._files["tokens"].write(ids.astype(self._dtype).tobytes())
     self._files["offsets"].write(np.array(self._size, "<i8").tobytes())
     self._files["bytes"].write(np.array(text_bytes, "<i8").tobytes())
 
   def row(self) -> dict[str, Any]:
-    return self._info | {"size": self._size, "documents": self._documents, "text_bytes": self._bytes}
+    return self._info | {"size": self._size, "documents": self._documents, "text_bytes": self._bytes,
+                         "rated": self._rated}
 
   def close(self) -> None:
     for file in self._files.values():

@@ -20,7 +20,7 @@ from llm_jax.data.fingerprint import digest
 from llm_jax.data.mixture import Mixture
 from llm_jax.data.packing import Packing, Table
 from llm_jax.data.permutation import offset, permute
-from llm_jax.data.rows import FIELDS, concat_rows, empty_rows, packed_rows
+from llm_jax.data.rows import FIELDS, concat_rows, empty_rows, packed_rows, whence
 from llm_jax.data.token_store import Stream
 
 # (domain, length) -> (window numbers from easy to hard, each exactly once; the share of windows that are not harder
@@ -81,11 +81,13 @@ class TrainSource:
     return batch | {"domain": domain.astype(np.int32)} if self.label_domains else batch
 
   def window_rows(self, domain: str, windows: np.ndarray, length: int) -> Batch:
-    """The rows of these windows of a domain as they lie in the stream, for scoring; fields as in `FIELDS`."""
+    """The rows of these windows of a domain as they lie in the stream, for scoring; fields as in `FIELDS`, and those of
+    rows.WHENCE."""
     d = self.domains.index(domain)
     batch = empty_rows(len(windows), length, self.pad)
     self._fill(batch, np.arange(len(windows)), d, windows, windows * length, length)
-    return batch
+    table = None if self.packing == "concat" else self._table(d, length)
+    return batch | whence(d, self.streams[d], windows, length, table)
 
   def _fill(self, batch: Batch, rows: np.ndarray, d: int, windows: np.ndarray, starts: np.ndarray, length: int) -> None:
     if self.packing == "concat":
