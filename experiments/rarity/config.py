@@ -4,7 +4,8 @@ from configs.curriculum_rarity import ORDERS, get_config
 from experiments.measures import at_step, last
 
 __all__ = ["CURVES", "MEASURES", "get_config", "sweep"]
-MEASURES = {"validation loss at 30 %": at_step("eval/loss", 244), "validation loss at the end": last("eval/loss")}
+STEPS = 366  # half the run of configs/curriculum_length.py: 750,000 tokens
+MEASURES = {"validation loss at 33 %": at_step("eval/loss", 122), "validation loss at the end": last("eval/loss")}
 CURVES = ["eval/loss"]
 
 
@@ -12,4 +13,4 @@ def sweep(add):
   """Three seeds of each order and of no order."""
   for order in (*ORDERS, "none"):
     for seed in (0, 1, 2):
-      add(order, {"train.seed": seed}, arg=order)
+      add(order, {"train.seed": seed, "train.steps": STEPS}, arg=order)
