@@ -2,7 +2,8 @@
 
 A store is a sealed folder named by the fingerprint of source, tokenizer and rules. A stream is `NNN.tokens` (uint16 for
 vocabularies up to 65,536, else uint32, little-endian), `NNN.offsets` (int64, where each document starts, and the end),
-`NNN.bytes` (int64, UTF-8 bytes of each document's text) and `NNN.difficulty` (float64, NaN where none is given).
+`NNN.bytes` (int64, UTF-8 bytes of each document's text) and, where the source rates every document, `NNN.difficulty`
+(float64).
 """
 
 import dataclasses
@@ -135,6 +136,8 @@ class _Writer:
   def close(self) -> None:
     for file in self._files.values():
       file.close()
+    if not self._rated:
+      pathlib.Path(self._files["difficulty"].name).unlink()
 
 
 def _in_batches(documents: Iterable[tuple[Split, Document]]) -> Iterator[list[tuple[Split, Document]]]:
