@@ -3,8 +3,8 @@
 import pathlib
 
 import pytest
-from experiments.run import items, study
 
+from experiments.run import items, study
 from llm_jax import experiment
 from llm_jax.core import config as configs
 

@@ -59,7 +59,8 @@ def test_schedules_are_drawn_from_configs_alone(monkeypatch):
 
 
 def test_a_meta_learning_run_shows_adaptation_before_and_after(monkeypatch):
-  shown = outputs(execute(ROOT / "notebooks" / "03_meta_learning.ipynb", monkeypatch, JAX_PLATFORMS="cpu", XLA_FLAGS=""))
+  one_device = dict(JAX_PLATFORMS="cpu", XLA_FLAGS="")
+  shown = outputs(execute(ROOT / "notebooks" / "03_meta_learning.ipynb", monkeypatch, **one_device))
   drawings = [o.data["image/svg+xml"] for o in shown if "image/svg+xml" in o.get("data", {})]
   assert len(drawings) == 4 and "after training" in drawings[1] and "10 steps" in drawings[2]
   text = "".join(o.get("text", "") for o in shown)
