@@ -22,16 +22,15 @@ from llm_jax.core.types import Objective
 
 BEGIN, END = "<!-- pairs: python -m llm_jax.pairs --readme -->", "<!-- end of pairs -->"
 README = pathlib.Path(__file__).resolve().parents[1] / "README.md"
-ANY = ("hugging_face",)  # models that are whichever one a folder says
-MADE_OF_OTHERS = ("mix",)
 CHOICES = {"models": "head", "objectives": "form"}  # the knob that decides what is offered or needed
 GIVEN: dict[str, Any] = {"teacher": "a workdir"}  # for required knobs
 LENGTH = 32
+Spec = dict[str, Any]  # of a plug-in: its name and knobs
 
 
-def options(room: str, name: str) -> list[dict[str, Any]]:
+def options(room: str, name: str) -> list[Spec]:
   """The values of the knob that decides what a plug-in offers or needs, its default first; [{}] without such a knob."""
-  knob = plugins.knobs_of(plugins.find(room, name, room).build).get(CHOICES[room])
+  knob = plugins.knobs_of(plugins.find(room, name, f"config.{room[:-1]}.name").build).get(CHOICES[room])
   if knob is None:
     return [{}]
   values = [v for option in (typing.get_args(knob.annotation) or (knob.annotation,))
@@ -41,44 +40,56 @@ def options(room: str, name: str) -> list[dict[str, Any]]:
 
 
 def required(room: str, name: str) -> dict[str, Any]:
-  """Values for the knobs that have no default."""
+  """Values for the knobs that have no default, as far as they are in `GIVEN`."""
   knobs = plugins.knobs_of(plugins.find(room, name, room).build)
-  return {n: GIVEN[n] for n, k in knobs.items() if k.default is inspect.Parameter.empty}
+  return {n: GIVEN[n] for n, k in knobs.items() if k.default is inspect.Parameter.empty and n in GIVEN}
+
+
+def built(room: str, spec: Spec, *context: Any) -> list[tuple[Spec, Any]]:
+  """[(spec, what it builds)]; [] where it cannot: a head that this model does not have, a mix of nothing."""
+  try:
+    return [(spec, plugins.bind(room, spec, f"config.{room[:-1]}")(*context))]
+  except ConfigError:
+    return []
 
 
 @functools.cache
-def models() -> dict[str, list[tuple[dict[str, Any], Model]]]:
-  """{model: [(its spec, the model) for each head that it has]}, in the smallest size."""
-  found: dict[str, list[tuple[dict[str, Any], Model]]] = {}
-  for name in plugins.available("models"):
-    if name in ANY:
-      continue
-    module = plugins.find("models", name, "models")
-    small = {"variant": "debug"} if "debug" in getattr(module, "VARIANTS", {}) else {}
-    found[name] = []
-    for choice in options("models", name):
-      spec = {"name": name, **small, **required("models", name), **choice}
-      try:
-        found[name].append((spec, plugins.bind("models", spec, "config.model")(512, LENGTH)))
-      except ConfigError:  # a head that this variant does not have
-        continue
-  return found
+def heads_of(name: str) -> list[tuple[Spec, Model]]:
+  """(spec, model) for each head that a model has, in its smallest size."""
+  module = plugins.find("models", name, "config.model.name")
+  small = {"variant": "debug"} if "debug" in getattr(module, "VARIANTS", {}) else {}
+  return [made for choice in options("models", name)
+          for made in built("models", {"name": name, **small, **required("models", name), **choice}, 512, LENGTH)]
 
 
-def objectives() -> dict[str, list[tuple[dict[str, Any], Objective]]]:
-  """{objective: [(its spec, the objective) for each form that it has]}."""
-  return {name: [(spec := {"name": name, **required("objectives", name), **choice},
-                  plugins.bind("objectives", spec, "config.objective")()) for choice in options("objectives", name)]
-          for name in plugins.available("objectives") if name not in MADE_OF_OTHERS}
+def forms_of(name: str) -> list[tuple[Spec, Objective]]:
+  """(spec, objective) for each form that an objective has."""
+  return [made for choice in options("objectives", name)
+          for made in built("objectives", {"name": name, **required("objectives", name), **choice})]
 
 
-def legal() -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
-  """(spec of a model, spec of an objective) of every legal pair, each with the first head and form that fit."""
-  for (_, heads), (_, forms) in itertools.product(models().items(), objectives().items()):
-    pair = next(((m, o) for (o, objective), (m, model) in itertools.product(forms, heads)
-                 if set(objective.needs) <= model.offers), None)
-    if pair is not None:
-      yield pair
+def models() -> dict[str, list[tuple[Spec, Model]]]:
+  """`heads_of` every model."""
+  return {name: heads_of(name) for name in plugins.available("models")}
+
+
+def objectives() -> dict[str, list[tuple[Spec, Objective]]]:
+  """`forms_of` every objective."""
+  return {name: forms_of(name) for name in plugins.available("objectives") if forms_of(name)}
+
+
+def pair(model: str, objective: str) -> tuple[Spec, Spec] | None:
+  """(spec of the model, spec of the objective) with the first head and form that fit each other; None if none do."""
+  return next(((m, o) for (o, form), (m, head) in itertools.product(forms_of(objective), heads_of(model))
+               if set(form.needs) <= head.offers), None)
+
+
+def legal() -> Iterator[tuple[Spec, Spec]]:
+  """Every legal pair, as `pair` has it."""
+  for model, objective in itertools.product(models(), objectives()):
+    found = pair(model, objective)
+    if found is not None:
+      yield found
 
 
 def table() -> str:

@@ -177,7 +177,7 @@ class Run:
     plan = Plan(section.batch_size or self.train.batch_size, self.train.length)
     rows = rows_of_host(plan.batch, jax.process_index(), jax.process_count())
     return evaluation_loss.evaluate(self.compiled_eval_step, params, frozen, data, self.put, plan, rows,
-                                    section.batches)
+                                    section.batches, codes_text=self.objective.codes_text)
 
   @functools.cached_property
   def evaluation_names(self) -> frozenset[str]:
@@ -188,15 +188,16 @@ class Run:
     for name, data in self.corpus.evals.items():
       with use(self.rules):
         measured = jax.eval_shape(self.eval_step, state.params, state.frozen, self.fields(data.take(0, plan)))
-      names = {*measured, *evaluation_loss.derived(0.0, data.bytes_per_token)}
+      names = {*measured, *evaluation_loss.derived(0.0, data.bytes_per_token, self.objective.codes_text)}
       rooms = ("eval", "eval_ema") if self.ema else ("eval",)
       found |= {evaluation_name(room, n, name) for n in names for room in rooms}
     return frozenset(found)
 
   def bits_per_byte(self) -> float | None:
-    """Factor from nats per training token to bits per byte of training text; None if the data are no text."""
+    """Factor from nats per training token to bits per byte of training text; None if the data are no text, or
+    the objective does not score all of it."""
     streams = [s for s in self.corpus.streams if s.split == "train"]
-    if not streams:
+    if not streams or not self.objective.codes_text:
       return None
     text_bytes = sum(s.text_bytes for s in streams)
     return sum(s.size for s in streams) / max(text_bytes, 1) / math.log(2)

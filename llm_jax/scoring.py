@@ -20,6 +20,7 @@ from llm_jax.curriculum.competence import Competence
 from llm_jax.curriculum.composed import parts_of
 from llm_jax.data import difficulty, scorers
 from llm_jax.data.corpus import Corpus
+from llm_jax.data.tokenizers import Tokenizer
 from llm_jax.data.windows import TrainSource
 
 
@@ -87,9 +88,18 @@ def load(corpus: Corpus, path: str, key: str) -> tuple[Model, dict[str, Any]]:
     raise ConfigError(key, f"no such folder {path!r}", accepted="the workdir of a run, or a Hugging Face folder")
   read = pretrained.from_workdir if pretrained.is_workdir(folder) else pretrained.from_hub
   model, params, tokenizer = read(folder, key=key)
-  if tokenizer is None or corpus.tokenizer is None or tokenizer.fingerprint != corpus.tokenizer.fingerprint:
-    raise ConfigError(key, f"{path} has another tokenizer than the data", accepted="a model with the same tokenizer")
+  if corpus.tokenizer is None or not same_tokenizer(corpus.tokenizer, tokenizer):
+    raise ConfigError(key, f"{path} has another tokenizer than the data",
+                      accepted="a model with the same tokenizer; for a Hugging Face folder "
+                               "config.data.tokenizer = dict(name='hub', path=FOLDER)")
   return model, params
+
+
+def same_tokenizer(ours: Tokenizer, theirs: Any) -> bool:
+  """Whether text becomes the same ids; theirs: of a workdir, or of a Hugging Face folder, which has no fingerprint."""
+  if isinstance(theirs, Tokenizer):
+    return ours.fingerprint == theirs.fingerprint
+  return ours.kind == theirs.kind and ours.files()["tokenizer.json"] == theirs.content
 
 
 def losses_of(corpus: Corpus, key: str, path: str, knob: str) -> Callable[[Batch], np.ndarray]:

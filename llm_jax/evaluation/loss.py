@@ -24,13 +24,13 @@ class EvaluationSet(Protocol):
 
 def evaluate(eval_step: Callable[[Params, Params, Batch], Metrics], params: Params, frozen: Params, data: EvaluationSet,
              put: Callable[[Batch], Any], plan: Plan, rows: slice | None = None,
-             most: int | None = None) -> dict[str, float]:
+             most: int | None = None, codes_text: bool = True) -> dict[str, float]:
   """{'loss', 'perplexity', 'bits_per_byte', the objective's own}: means over every target, weighted once at the end.
 
   Args:
     eval_step: jitted, returns sums (training/step.py). params, frozen: the weights. data: the set.
     put: brings this host's rows onto the devices. plan: batch and length. rows: this host's rows of each batch.
-    most: at most so many batches.
+    most: at most so many batches. codes_text: the loss is that of every token, see Objective.
   """
   count = data.batches(plan.batch, plan.length)
   total: Any = None
@@ -38,14 +38,15 @@ def evaluate(eval_step: Callable[[Params, Params, Batch], Metrics], params: Para
     part = eval_step(params, frozen, put(data.take(step, plan, rows)))
     total = part if total is None else jax.tree.map(jnp.add, total, part)
   means = {name: float(np.asarray(m.total)) / max(float(np.asarray(m.weight)), 1e-8) for name, m in total.items()}
-  return {**means, **derived(means["loss"], data.bytes_per_token)}
+  return {**means, **derived(means["loss"], data.bytes_per_token, codes_text)}
 
 
-def derived(loss: float, bytes_per_token: float | None) -> Mapping[str, float]:
-  """Perplexity and bits per byte of a loss in nats per token; nothing if the data are no text."""
+def derived(loss: float, bytes_per_token: float | None, codes_text: bool = True) -> Mapping[str, float]:
+  """Perplexity and bits per byte of a loss in nats per token; nothing if the data are no text. Bits per byte are of the
+  whole text: there are none for a loss on a part of its tokens."""
   if bytes_per_token is None:
     return {}
   found = {"perplexity": math.exp(min(loss, 700.0))}
-  if bytes_per_token > 0:
+  if bytes_per_token > 0 and codes_text:
     found["bits_per_byte"] = loss / math.log(2) / bytes_per_token
   return found

@@ -33,6 +33,14 @@ class HubTokenizer:
     self.folder = folder
 
   @functools.cached_property
+  def content(self) -> bytes:
+    """The folder's tokenizer.json, or what its older files say in those words."""
+    found = older_files.find(self.folder)
+    if found is None:
+      raise CheckpointError(f"{self.folder} holds no tokenizer")
+    return found
+
+  @functools.cached_property
   def _library_tokenizer(self) -> Any:
     try:
       from tokenizers import Tokenizer
@@ -40,9 +48,7 @@ class HubTokenizer:
       raise ConfigError("hub", f"{self.folder} has a tokenizer, which needs the package tokenizers",
                         accepted="pip install 'llm_jax[hub]'") from None
     try:
-      content = older_files.find(self.folder)
-      assert content is not None
-      tokenizer = Tokenizer.from_str(content.decode())
+      tokenizer = Tokenizer.from_str(self.content.decode())
     except ConfigError:
       raise
     except Exception as e:  # the library raises plain Exception

@@ -11,6 +11,8 @@ from typing import Any
 
 from llm_jax.core.errors import ConfigError
 
+SENTINEL = "extra_id_"  # T5's names for ids that stand for left-out text
+
 
 def export(tokenizer: Any, folder: pathlib.Path) -> list[str]:
   """Writes a tokenizer's files for Hugging Face into `folder`; returns their names.
@@ -28,7 +30,8 @@ def export(tokenizer: Any, folder: pathlib.Path) -> list[str]:
   if tokenizer.kind not in FORMS:
     raise ConfigError("tokenizer", f"a tokenizer of kind {tokenizer.kind!r} has no form in Hugging Face's folders",
                       accepted=", ".join(FORMS))
-  files = FORMS[tokenizer.kind](tokenizer.files(), tokenizer.special)
+  sentinels = {f"{SENTINEL}{n}": i for n, i in enumerate(tokenizer.sentinels)}
+  files = FORMS[tokenizer.kind](tokenizer.files(), tokenizer.special | sentinels)
   for name, content in files.items():
     (folder / name).write_bytes(content)
   return sorted(files)
@@ -51,12 +54,12 @@ def _characters(files: dict[str, bytes], special: dict[str, int]) -> dict[str, b
 
 
 def _json(vocab: dict[str, int], special: dict[str, int], *, model: dict[str, Any], **parts: Any) -> dict[str, bytes]:
-  names = {role: f"<|{role}|>" for role in special}
+  names = {role: f"<{role}>" if role.startswith(SENTINEL) else f"<|{role}|>" for role in special}
   plain = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
   added = [{"id": i, "content": names[role]} | plain for role, i in special.items()]
   spec = {"version": "1.0", "truncation": None, "padding": None, "added_tokens": added, "normalizer": None,
           "post_processor": None, "model": model | {"vocab": vocab | {names[r]: i for r, i in special.items()}}} | parts
-  roles = {("eos" if role == "eod" else role): name for role, name in names.items()}
+  roles = {("eos" if role == "eod" else role): name for role, name in names.items() if not role.startswith(SENTINEL)}
   settings: dict[str, Any] = {f"{role}_token": name for role, name in roles.items()}
   settings |= {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
   return {"tokenizer.json": json.dumps(spec, ensure_ascii=False).encode(),

@@ -12,10 +12,11 @@ NEGATIVE = -1e30  # a masked score: finite, so that a row with no visible key gi
 class Visibility:
   """Which keys each query sees: all conditions must hold.
 
-  causal: key slot <= query slot; window: query slot - key slot < window (Mistral: a token sees itself and the
-  window - 1 before it); segments: (query_BL, key_BM) integer ids that must be equal (packing; padding is a segment of
-  its own, so that padded rows stay finite); offset: slot of the first query among the keys (cached decoding); pairs:
-  (B or 1, L, M) boolean, True where visible, for what nothing shorter describes (a permutation).
+  causal: key slot <= query slot, or below `prefix` (B,), where there is one; window: query slot - key slot < window
+  (Mistral: a token sees itself and the window - 1 before it); segments: (query_BL, key_BM) integer ids that must be
+  equal (packing; padding is a segment of its own, so that padded rows stay finite); offset: slot of the first query
+  among the keys (cached decoding); pairs: (B or 1, L, M) boolean, True where visible, for what nothing shorter
+  describes (a permutation).
   """
 
   causal: bool = True
@@ -23,6 +24,7 @@ class Visibility:
   segments: tuple[jax.Array, jax.Array] | None = None
   offset: jax.Array | int = 0
   pairs: jax.Array | None = None
+  prefix: jax.Array | None = None
 
   def mask(self, queries: int, keys: int) -> jax.Array | None:
     """(B or 1, 1, L, M) boolean, True where visible; None when everything is."""
@@ -31,10 +33,12 @@ class Visibility:
     seen = None
     if self.causal:
       seen = k_1M <= q_L1
+    seen = None if seen is None else seen[None, None]
+    if seen is not None and self.prefix is not None:
+      seen = seen | (k_1M < self.prefix[:, None, None, None])
     if self.window is not None:
       near = (q_L1 - k_1M < self.window) if self.causal else (jnp.abs(q_L1 - k_1M) < self.window)
-      seen = near if seen is None else seen & near
-    seen = None if seen is None else seen[None, None]
+      seen = near[None, None] if seen is None else seen & near
     if self.segments is not None:
       query_BL, key_BM = self.segments
       same = (query_BL[:, :, None] == key_BM[:, None, :])[:, None]
@@ -63,6 +67,8 @@ class AttentionCall:
     """Why no fused kernel can serve this call; None if one may."""
     if self.bias is not None:
       return "a bias on the scores"
+    if self.visibility.prefix is not None:
+      return "a prefix that is read from both sides"
     if self.visibility.pairs is not None:
       return "a mask of single pairs"
     if self.dropout_rate > 0.0:

@@ -13,7 +13,7 @@ from llm_jax.layers.linear import Linear
 Head = Literal["lm", "sequence", "token", "question", "double", "none"]
 
 # What a causal model with each head can be trained for, in the words of core/offers.py.
-OFFERS: dict[str, tuple[str, ...]] = {"lm": ("causal",), "sequence": ("classes",), "token": ("token_classes",),
+OFFERS: dict[str, tuple[str, ...]] = {"lm": ("causal", "prefix"), "sequence": ("classes",), "token": ("token_classes",),
                                       "question": ("spans",), "double": (), "none": ()}
 
 

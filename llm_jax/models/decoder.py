@@ -52,14 +52,14 @@ class Decoder(nnx.Module):
 
   def __call__(self, input_ids: jax.Array, *, attention_mask: jax.Array | None = None,
                position_ids: jax.Array | None = None, segment_ids: jax.Array | None = None,
-               cache: kv.Cache | None = None, key: jax.Array | None = None,
+               prefix_length: jax.Array | None = None, cache: kv.Cache | None = None, key: jax.Array | None = None,
                output_hidden_states: bool = False, output_router_logits: bool = False) -> Output:
     """input_ids (B, L), the other arrays too; see layers/decoding.py for their meaning.
 
     output_router_logits: adds extra['router_logits'] (sparse layers, B * L, E) and extra['aux_loss'], not weighted.
     """
     config = self.config
-    inputs = decoding.prepare(input_ids, attention_mask, position_ids, segment_ids, cache,
+    inputs = decoding.prepare(input_ids, attention_mask, position_ids, segment_ids, cache, prefix_length=prefix_length,
                               padding_reads=config.head == "question")
     embed_key, layers_key = split(key, 2)
     x = self.tokens(input_ids)
@@ -85,10 +85,10 @@ class Decoder(nnx.Module):
 
     def call(block, carry, layer, kind, key, rows):
       x, cache, routed = carry
-      segments, valid, rotations = rows
+      segments, valid, rotations, prefix = rows
       window, rope, sparse = kind
       block, feed_forward = block if parts else (block, None)
-      visibility = Visibility(window=window, segments=segments, offset=inputs.offset)
+      visibility = Visibility(window=window, segments=segments, offset=inputs.offset, prefix=prefix)
       more = dict(valid_BL=valid, key=None if key is None else jax.random.fold_in(key, 0)) if sparse else None
       x, cache, said = block.run(x, visibility, rotations[ropes.index(rope)], cache, layer, key=key,
                                  feed_forward=feed_forward, inputs=more)
@@ -100,8 +100,9 @@ class Decoder(nnx.Module):
     (x, cache, routed), kept = layer_stack.run(
         self.blocks, (x, inputs.cache, routed), call, kinds=kinds, scan=config.scan, remat=config.remat,
         per_layer=keys, collect=(lambda carry: carry[0]) if collect else None, parts=parts,
-        part_of=[sparse for _, _, sparse in kinds] if parts else (), rows=(inputs.segments, valid, rotations),
-        sums=(2,), pipeline=inputs.cache is None and not collect_logits)
+        part_of=[sparse for _, _, sparse in kinds] if parts else (),
+        rows=(inputs.segments, valid, rotations, inputs.prefix), sums=(2,),
+        pipeline=inputs.cache is None and not collect_logits)
     cache = None if cache is None else kv.advance(cache, x.shape[1])
     return x, cache, routed, None if kept is None else tuple(kept)
 

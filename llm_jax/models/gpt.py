@@ -94,8 +94,8 @@ class GPT(nnx.Module):
 
   def __call__(self, input_ids: jax.Array, *, attention_mask: jax.Array | None = None,
                token_type_ids: jax.Array | None = None, position_ids: jax.Array | None = None,
-               segment_ids: jax.Array | None = None, mc_token_ids: jax.Array | None = None,
-               cache: kv.Cache | None = None, key: jax.Array | None = None,
+               segment_ids: jax.Array | None = None, prefix_length: jax.Array | None = None,
+               mc_token_ids: jax.Array | None = None, cache: kv.Cache | None = None, key: jax.Array | None = None,
                output_hidden_states: bool = False) -> Output:
     """input_ids (B, L), the other arrays too; see layers/decoding.py for their meaning.
 
@@ -106,11 +106,11 @@ class GPT(nnx.Module):
     if self.config.head == "double":
       return self._choices(input_ids, attention_mask, mc_token_ids, key)
     return self._forward(input_ids, attention_mask, token_type_ids, position_ids, segment_ids, cache, key,
-                         output_hidden_states)
+                         output_hidden_states, prefix_length)
 
   def _forward(self, input_ids, attention_mask=None, token_type_ids=None, position_ids=None, segment_ids=None,
-               cache=None, key=None, output_hidden_states=False) -> Output:
-    inputs = decoding.prepare(input_ids, attention_mask, position_ids, segment_ids, cache,
+               cache=None, key=None, output_hidden_states=False, prefix_length=None) -> Output:
+    inputs = decoding.prepare(input_ids, attention_mask, position_ids, segment_ids, cache, prefix_length=prefix_length,
                               padding_reads=self.config.head == "question")
     embed_key, layers_key = split(key, 2)
     x = self.tokens(input_ids) + self.positions(inputs.positions)
@@ -127,14 +127,14 @@ class GPT(nnx.Module):
     config = self.config
     kinds = [config.band if i % 2 else None for i in range(config.depth)]
 
-    def call(block, carry, layer, window, key, segments):
-      x, cache = carry
-      visibility = Visibility(window=window, segments=segments or None, offset=inputs.offset)
+    def call(block, carry, layer, window, key, rows):
+      (x, cache), (segments, prefix) = carry, rows
+      visibility = Visibility(window=window, segments=segments, offset=inputs.offset, prefix=prefix)
       factor = 1.0 / (layer + 1.0) if config.scale_by_layer else None
       return block(x, visibility, cache=cache, layer=layer, query_factor=factor, key=key)
     keys = None if key is None else jax.random.split(key, config.depth)
     (x, cache), kept = layer_stack.run(self.blocks, (x, inputs.cache), call, kinds=kinds, scan=config.scan,
-                                       remat=config.remat, per_layer=keys, rows=inputs.segments or (),
+                                       remat=config.remat, per_layer=keys, rows=(inputs.segments, inputs.prefix),
                                        pipeline=inputs.cache is None,
                                        collect=(lambda carry: carry[0]) if collect else None)
     cache = None if cache is None else kv.advance(cache, x.shape[1])

@@ -3,10 +3,8 @@
 import dataclasses
 from collections.abc import Callable
 
-import jax
-
-from llm_jax.core.types import Batch, Key, Knobs, Losses, Mean, Objective, Params
-from llm_jax.objectives.cross_entropy import token_cross_entropy
+from llm_jax.core.types import Batch, Key, Knobs, Losses, Objective, Params
+from llm_jax.objectives.cross_entropy import means, token_cross_entropy
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,6 +16,7 @@ class CausalLM(Objective):
   chunk: int | str
   fields: tuple[str, ...] = ("tokens", "targets", "weights")
   needs: tuple[str, ...] = ("causal",)
+  codes_text: bool = True
 
   def __call__(self, apply: Callable, params: Params, batch: Batch, key: Key | None, knobs: Knobs) -> Losses:
     output = apply(params, input_ids=batch["tokens"], position_ids=batch.get("positions"),
@@ -25,8 +24,7 @@ class CausalLM(Objective):
     values, extras = token_cross_entropy(output.hidden, output.unembed, batch["targets"], z_loss=self.z_loss,
                                          label_smoothing=self.label_smoothing, chunk=self.chunk)
     weights = batch["weights"]
-    metrics = {name: Mean(jax.lax.stop_gradient((v * weights).sum()), weights.sum()) for name, v in extras.items()}
-    return Losses(values, weights, metrics | output.metrics, output.auxiliary)
+    return Losses(values, weights, means(extras, weights) | output.metrics, output.auxiliary)
 
 
 def build(*, z_loss: float = 0.0, label_smoothing: float = 0.0, chunk: int | str = "auto") -> CausalLM:

@@ -7,7 +7,7 @@ parameters that are being differentiated included, in any mode and to any order.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -15,6 +15,7 @@ import jax.numpy as jnp
 
 from llm_jax.core import devices
 from llm_jax.core.errors import ConfigError
+from llm_jax.core.types import Mean, Metrics
 
 CHUNK_BYTES = 256 * 2**20  # float32 logits that one device may hold at once under chunk='auto'
 
@@ -66,6 +67,11 @@ def in_chunks(function: Callable, unembed: Callable[[jax.Array], jax.Array], hid
   body = jax.checkpoint(function, prevent_cse=False)  # inside a scan nothing can be merged with the forward pass
   _, parts = jax.lax.scan(lambda _, xs: (None, body(*xs)), None, tuple(map(fold, (hidden_BLD, *others))))
   return jax.tree.map(unfold, parts)
+
+
+def means(extras: Mapping[str, jax.Array], weights: jax.Array) -> Metrics:
+  """Each extra as a mean over the weights, of which nothing is differentiated."""
+  return {n: Mean(jax.lax.stop_gradient((v * weights).sum()), weights.sum()) for n, v in extras.items()}
 
 
 def _columns(chunk: int | str, batch: int, length: int, vocab: int) -> int:

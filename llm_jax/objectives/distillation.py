@@ -51,21 +51,24 @@ class Distillation(Objective):
     output = apply(params, **inputs, key=model_key)
     taught = self.teacher(params, **inputs)
     real_BL = real_tokens(batch).astype(jnp.float32)
-    soft = Losses(soft_losses(output, taught, self.temperature, self.student.chunk), real_BL, {})
+    vocab = self.student.tokenizer.vocab_size
+    soft = Losses(soft_losses(output, taught, vocab, self.temperature, self.student.chunk), real_BL, {})
     cosine = lambda: Losses(direction_losses(output, taught), real_BL, {})
     parts = [Part("masked_lm", self.weights[0], self.student.losses(output, batch["tokens"], chosen_BL, knobs)),
              Part("soft", self.weights[1], soft)]
     return combine([*parts, Part("cosine", self.weights[2], cosine())] if self.weights[2] else parts)
 
 
-def soft_losses(student: Output, teacher: Output, temperature: float, chunk: int | str) -> jax.Array:
-  """(B, L): t^2 KL(teacher || student) of the distributions at temperature t, in nats."""
+def soft_losses(student: Output, teacher: Output, vocab: int, temperature: float, chunk: int | str) -> jax.Array:
+  """(B, L): t^2 KL(teacher || student) of the distributions at temperature t, in nats, over the tokenizer's ids (a
+  published table may have been padded beyond them)."""
   assert student.unembed is not None and teacher.unembed is not None and student.hidden is not None
   assert teacher.hidden is not None
   scores, wanted = student.unembed, teacher.unembed
   def divergence(hidden: jax.Array, taught: jax.Array) -> jax.Array:
-    log_q = jax.nn.log_softmax(scores(hidden).astype(jnp.float32) / temperature)
-    log_p = jax.lax.stop_gradient(jax.nn.log_softmax(wanted(taught).astype(jnp.float32) / temperature))
+    log_q, log_p = (jax.nn.log_softmax(logits[..., :vocab].astype(jnp.float32) / temperature)
+                    for logits in (scores(hidden), wanted(taught)))
+    log_p = jax.lax.stop_gradient(log_p)
     return temperature**2 * (jnp.exp(log_p) * (log_p - log_q)).sum(-1)
   found: jax.Array = in_chunks(divergence, scores, student.hidden, teacher.hidden, chunk=chunk)
   return found

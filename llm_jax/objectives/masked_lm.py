@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from llm_jax.core.output import Output
-from llm_jax.core.types import Batch, Key, Knobs, Losses, Mean, Objective, Params, Vocabulary
-from llm_jax.objectives.cross_entropy import token_cross_entropy
+from llm_jax.core.types import Batch, Key, Knobs, Losses, Objective, Params, Vocabulary
+from llm_jax.objectives.cross_entropy import means, token_cross_entropy
 from llm_jax.objectives.masking import Masking, Unit, first_positions, mask
 from llm_jax.objectives.text_rows import documents, special_id, two_keys
 
@@ -46,8 +46,7 @@ class MaskedLM(Objective):
     values, extras = at_chosen(output, targets_BL, chosen_BL, most, z_loss=self.z_loss, chunk=self.chunk,
                                label_smoothing=self.label_smoothing)
     weights = chosen_BL.astype(jnp.float32)
-    metrics = {name: Mean(jax.lax.stop_gradient((v * weights).sum()), weights.sum()) for name, v in extras.items()}
-    return Losses(values, weights, metrics, output.auxiliary)
+    return Losses(values, weights, means(extras, weights) | output.metrics, output.auxiliary)
 
 
 def at_chosen(output: Output, targets_BL: jax.Array, chosen_BL: jax.Array, most: int, *, z_loss: float = 0.0,

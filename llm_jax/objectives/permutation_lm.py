@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 
 from llm_jax.core.errors import ConfigError
-from llm_jax.core.types import Batch, Key, Knobs, Losses, Mean, Objective, Params, Vocabulary
-from llm_jax.objectives.cross_entropy import token_cross_entropy
+from llm_jax.core.types import Batch, Key, Knobs, Losses, Objective, Params, Vocabulary
+from llm_jax.objectives.cross_entropy import means, token_cross_entropy
 from llm_jax.objectives.masking import Masking, choose, first_positions, units
 from llm_jax.objectives.text_rows import is_text, real_tokens, row_keys, two_keys
 
@@ -43,8 +43,7 @@ class PermutationLM(Objective):
     targets_BP = jnp.take_along_axis(tokens_BL, place_BP, axis=1)
     values, extras = token_cross_entropy(output.hidden, output.unembed, targets_BP, chunk=self.chunk, accuracy=True)
     weights = real_BP.astype(jnp.float32)
-    metrics = {n: Mean(jax.lax.stop_gradient((v * weights).sum()), weights.sum()) for n, v in extras.items()}
-    return Losses(values, weights, metrics, output.auxiliary)
+    return Losses(values, weights, means(extras, weights) | output.metrics, output.auxiliary)
 
   def factorised(self, batch: Batch, key: Key | None) -> tuple[jax.Array, jax.Array]:
     """Which tokens are predicted, (B, L) bool, and perm_mask (B, L, L) float32.

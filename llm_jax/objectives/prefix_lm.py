@@ -1,7 +1,7 @@
 """Prefix language modelling: read the beginning of a row, write the rest (Raffel et al. 2020, section 3.2.3).
 
 The row is cut at a place drawn evenly. An encoder reads the prefix and a decoder writes what follows; a causal model
-reads the whole row and is trained on what follows alone.
+reads the whole row, the prefix from both sides if it can, and is trained on what follows alone.
 """
 
 import dataclasses
@@ -10,9 +10,9 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from llm_jax.core.types import Batch, Key, Knobs, Losses, Mean, Objective, Params, Vocabulary
+from llm_jax.core.types import Batch, Key, Knobs, Losses, Objective, Params, Vocabulary
 from llm_jax.objectives import source_and_target
-from llm_jax.objectives.cross_entropy import token_cross_entropy
+from llm_jax.objectives.cross_entropy import means, token_cross_entropy
 from llm_jax.objectives.source_and_target import Form, SourceTarget
 from llm_jax.objectives.text_rows import documents, real_tokens, row_keys, special_id, two_keys
 
@@ -47,12 +47,12 @@ class PrefixLM(Objective):
       assert self.tokenizer is not None
       made = halves(batch["tokens"], cut_B, size_B, self.tokenizer)
       return source_and_target.losses(self.form, apply, params, made, self.tokenizer, model_key, chunk=self.chunk)
-    output = apply(params, input_ids=batch["tokens"], **documents(batch), key=model_key)
+    both = dict(prefix_length=cut_B) if self.form == "prefix" else {}
+    output = apply(params, input_ids=batch["tokens"], **documents(batch), **both, key=model_key)
     values, extras = token_cross_entropy(output.hidden, output.unembed, batch["targets"], chunk=self.chunk,
                                          accuracy=True)
     weights = batch["weights"] * (jnp.arange(values.shape[1]) >= cut_B[:, None] - 1)
-    metrics = {n: Mean(jax.lax.stop_gradient((v * weights).sum()), weights.sum()) for n, v in extras.items()}
-    return Losses(values, weights, metrics, output.auxiliary)
+    return Losses(values, weights, means(extras, weights) | output.metrics, output.auxiliary)
 
 
 def halves(tokens_BL: jax.Array, cut_B: jax.Array, size_B: jax.Array, tokenizer: Vocabulary) -> SourceTarget:
@@ -68,11 +68,11 @@ def halves(tokens_BL: jax.Array, cut_B: jax.Array, size_B: jax.Array, tokenizer:
                       jnp.where(rest_B > 0, rest_B + 1, 0))
 
 
-def build(*, form: Form = "causal", chunk: int | str = "auto") -> PrefixLM:
+def build(*, form: Form = "prefix", chunk: int | str = "auto") -> PrefixLM:
   """Prefix language modelling.
 
   Args:
-    form: causal, or encoder_decoder.
+    form: prefix: tokens of the prefix see each other; causal: they do not; or encoder_decoder.
     chunk: tokens whose logits are held at once; 'auto' holds all when they are few.
   """
   return PrefixLM(form, chunk)

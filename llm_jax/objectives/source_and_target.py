@@ -1,5 +1,6 @@
-"""A source text and the target that follows from it, and two ways to learn the one from the other: an encoder and a
-decoder, or a single causal row of source and target with a loss on the target."""
+"""A source text and the target that follows from it, and the ways to learn the one from the other: an encoder and a
+decoder, or a single row of source and target with a loss on the target, read by a causal model that sees the source
+from both sides ('prefix') or not ('causal')."""
 
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
@@ -7,11 +8,11 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from llm_jax.core.types import Key, Losses, Mean, Params, Vocabulary
-from llm_jax.objectives.cross_entropy import token_cross_entropy
+from llm_jax.core.types import Key, Losses, Params, Vocabulary
+from llm_jax.objectives.cross_entropy import means, token_cross_entropy
 from llm_jax.objectives.text_rows import special_id
 
-Form = Literal["encoder_decoder", "causal"]
+Form = Literal["encoder_decoder", "prefix", "causal"]
 
 
 class SourceTarget(NamedTuple):
@@ -46,18 +47,18 @@ def losses(form: Form, apply: Callable, params: Params, made: SourceTarget, toke
   weights = inside(made.target, made.target_size).astype(jnp.float32)
   if form == "encoder_decoder":
     shifted_BT = jnp.pad(made.target[:, :-1], ((0, 0), (1, 0)), constant_values=pad)  # T5 starts from its padding
-    output = apply(params, input_ids=made.source, attention_mask=inside(made.source, made.source_size),
-                   decoder_input_ids=shifted_BT, key=key)
+    read_BE = inside(made.source, made.source_size).astype(jnp.int32)
+    output = apply(params, input_ids=made.source, attention_mask=read_BE, decoder_input_ids=shifted_BT, key=key)
     hidden = output.hidden
   else:
     row_BL = joined(made, pad)[:, :-1]
     inputs = inside(row_BL, made.source_size + made.target_size).astype(jnp.int32)
-    output = apply(params, input_ids=row_BL, segment_ids=inputs, key=key)
+    both = dict(prefix_length=made.source_size) if form == "prefix" else {}
+    output = apply(params, input_ids=row_BL, segment_ids=inputs, **both, key=key)
     place_BT = jnp.minimum(made.source_size[:, None] - 1 + jnp.arange(weights.shape[1]), row_BL.shape[1] - 1)
     hidden = jnp.take_along_axis(output.hidden, place_BT[..., None], axis=1)
   values, extras = token_cross_entropy(hidden, output.unembed, made.target, accuracy=True, **settings)
-  metrics = {n: Mean(jax.lax.stop_gradient((v * weights).sum()), weights.sum()) for n, v in extras.items()}
-  return Losses(values, weights, metrics, output.auxiliary)
+  return Losses(values, weights, means(extras, weights) | output.metrics, output.auxiliary)
 
 
 def joined(made: SourceTarget, pad: int) -> jax.Array:

@@ -52,7 +52,7 @@ def build(*, ratio: float = 0.15, mean: float = 3.0, form: Form = "encoder_decod
   Args:
     ratio: share of the tokens that is left out.
     mean: mean length of the spans.
-    form: encoder_decoder, or causal: source and target in one row.
+    form: encoder_decoder; or prefix, source and target in one row, the source read from both sides; or causal.
     z_loss: weight of log(Z)^2.
     chunk: tokens whose logits are held at once; 'auto' holds all when they are few.
   """

@@ -96,7 +96,7 @@ def build(*, denoisers: list | None = None, modes: bool = True, form: Form = "en
     denoisers: [dict(mode='R', mean=3.0, ratio=0.15, weight=1.0), ...]; mean=None leaves out the end of the row; None is
       UL2's own seven, each as often as any other.
     modes: put the token of the mode, one of the last three sentinels, in front of the source.
-    form: encoder_decoder, or causal: source and target in one row.
+    form: encoder_decoder; or prefix, source and target in one row, the source read from both sides; or causal.
     chunk: tokens whose logits are held at once; 'auto' holds all when they are few.
   """
   return UL2(tuple(_denoiser(d, f"{KEY}[{i}]") for i, d in enumerate(denoisers or DENOISERS)), modes, form, chunk)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from llm_jax import hub
+from llm_jax.core import plugins
 from llm_jax.core.errors import CheckpointError
 from llm_jax.data.tokenizers.bytes import ByteTokenizer
 from llm_jax.data.tokenizers.characters import CharacterTokenizer
@@ -16,6 +17,7 @@ TEXT = "The é ünï\n\n  tabs\t ok — 日本 x\r\n"
 
 
 OURS = {"bytes": ByteTokenizer(("eod", "bos", "pad")),
+        "sentinels": ByteTokenizer(("eod", "pad", "mask"), 5),
         "characters": CharacterTokenizer("".join(sorted(set(TEXT))), ("eod",))}
 
 
@@ -28,6 +30,8 @@ def test_exported_tokenizers_encode_the_same(tokenizer, tmp_path):
   assert np.array_equal(read.encode(TEXT), tokenizer.encode(TEXT))
   assert read.decode(read.encode(TEXT)) == TEXT
   assert read.end_of_document == tokenizer.end_of_document
+  recipe = plugins.bind("data/tokenizers", dict(name="hub", path=str(tmp_path)), "config.data.tokenizer")(None)
+  assert recipe.train(()).sentinels == tokenizer.sentinels
   assert json.loads((tmp_path / "config.json").read_text())["eos_token_id"] == tokenizer.end_of_document
   hub.save(tmp_path / "again", model, model.init(jax.random.key(0)), read)
   assert (tmp_path / "again" / "tokenizer.json").read_bytes() == (tmp_path / "tokenizer.json").read_bytes()

@@ -61,7 +61,7 @@ def test_every_other_pair_is_refused_with_the_reason():
   reason = r"config\.objective: .* needs a model that offers '\w+' \(.*\); '.*' offers"
   refused = 0
   for (model, heads), (objective, forms) in itertools.product(pairs.models().items(), pairs.objectives().items()):
-    if (model, objective) not in legal and refused < 12:
+    if heads and (model, objective) not in legal and refused < 12:
       with pytest.raises(ConfigError, match=reason):
         run_of(heads[0][0], forms[0][0])
       refused += 1

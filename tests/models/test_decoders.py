@@ -66,6 +66,27 @@ def test_no_gradient_flows_from_later_tokens(name):
   assert (moved[7:] == 0).all() and (moved[5:7] > 0).all()
 
 
+@some
+def test_tokens_of_a_prefix_see_each_other_and_no_later_one(name):
+  model, params = made(name)
+  ids, prefix = jnp.arange(1, LENGTH + 1)[None], jnp.array([5])
+
+  def score(table, at):
+    return model.apply(params | {"tokens.embedding": table}, ids, prefix_length=prefix).hidden[0, at].sum()
+  moved = lambda at: np.asarray(jnp.abs(jax.jit(jax.grad(score), static_argnums=1)(params["tokens.embedding"], at))
+                                .sum(-1)[1:LENGTH + 1] > 0)
+  early, late = moved(1), moved(7)
+  assert early[:5].all() and not early[5:].any()  # the second token sees all five
+  assert not late[8:].any() and late[7]
+  one = logits(model, params, tokens(), prefix_length=jnp.array([1, 1]))
+  close(one, expected(name))  # a prefix of one token is causal attention
+  rows = jnp.concatenate([tokens()[:, :6], tokens()[:, :6]], axis=1)
+  packed = logits(model, params, rows, prefix_length=jnp.array([4, 4]), segment_ids=jnp.arange(12)[None] // 6 + 1
+                  + jnp.zeros((2, 1), int), position_ids=jnp.arange(12)[None] % 6 + jnp.zeros((2, 1), int))
+  alone = logits(model, params, tokens()[:, :6], prefix_length=jnp.array([4, 4]))
+  close(packed[:, :6], alone)  # nor does a prefix reach into another document
+
+
 @every
 def test_padding_on_either_side_changes_nothing(name):
   model, params = made(name)

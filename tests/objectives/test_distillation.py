@@ -10,7 +10,7 @@ from llm_jax.core.errors import ConfigError
 from llm_jax.core.output import Output
 from llm_jax.objectives import distillation, masked_lm, mix
 
-TOKENS, V, D = tokenizer(), 270, 6
+TOKENS, V, D = tokenizer(), 262, 6
 
 
 def network(name: str):

@@ -74,7 +74,7 @@ def test_dice_and_padding():
   assert (empty.target_size == 0).all()
 
 
-@pytest.mark.parametrize("form", ["encoder_decoder", "causal"])
+@pytest.mark.parametrize("form", ["encoder_decoder", "prefix", "causal"])
 @pytest.mark.parametrize("name", ["span_corruption", "ul2", "prefix_lm"])
 def test_the_loss_is_on_the_target_and_reads_what_comes_before(form, name):
   rows, params = batch(6, 64, padding=7), table(TOKENS.vocab_size)
@@ -83,6 +83,7 @@ def test_the_loss_is_on_the_target_and_reads_what_comes_before(form, name):
   assert objective.needs == (form,)
   shown = Shown()
   losses = objective(shown, params, rows, jax.random.key(1), {})
+  assert ("prefix_length" in shown.calls[0]) == (form == "prefix")
   call = jax.tree.map(np.asarray, {k: v for k, v in shown.calls[0].items() if v is not None and k != "key"})
   log_p = np.asarray(jax.nn.log_softmax(params["table"]))  # Shown predicts from the one token that it reads
   read = call["decoder_input_ids"] if form == "encoder_decoder" else call["input_ids"]
