@@ -47,13 +47,18 @@ def build(context: DataContext, *, domains: tuple = ("prose", "code"), text: Lit
   unknown = [d for d in domains if d not in ("prose", "code")]
   if unknown or not domains:
     raise ConfigError("config.data.domains", f"got {tuple(domains)!r}", accepted="'prose', 'code' or both")
-  library = pathlib.Path(sysconfig.get_path("stdlib"))
-  fallback = text == "fallback" or not any(library.glob("*.py"))
-  source = FallbackText() if fallback else StandardLibrary(library, tuple(domains))
+  found = None if text == "fallback" else library(tuple(domains))
+  source = FallbackText() if found is None else found
   rules = Rules(tokenizer=tokenizer, mixture=mixture, validation_fraction=validation_fraction, packing=packing,
-                split="tail" if fallback else "documents", document_boundaries=document_boundaries, bos=bos, eod=eod,
-                deduplicate=True)
+                split="tail" if found is None else "documents", document_boundaries=document_boundaries, bos=bos,
+                eod=eod, deduplicate=True)
   return prepare(context, source, rules)
+
+
+def library(domains: tuple[str, ...] = ("prose", "code")) -> "StandardLibrary | None":
+  """This Python's own library; None where it has no sources."""
+  folder = pathlib.Path(sysconfig.get_path("stdlib"))
+  return StandardLibrary(folder, domains) if any(folder.glob("*.py")) else None
 
 
 class StandardLibrary:
@@ -79,7 +84,7 @@ class StandardLibrary:
                for name, text in self._topics.items() if text.strip()]
       rows += self._docstrings()
     if "code" in self._domains:
-      rows += [Document(text, "code", f"{name}:1", group=name) for name, text in self._texts.items() if text.strip()]
+      rows += [Document(text, "code", f"{name}:1", group=name) for name, text in self.texts.items() if text.strip()]
     return rows
 
   @functools.cached_property
@@ -93,7 +98,7 @@ class StandardLibrary:
     return {name: (self._folder / name).read_bytes() for name in sorted(names)}
 
   @functools.cached_property
-  def _texts(self) -> dict[str, str]:
+  def texts(self) -> dict[str, str]:
     """The files that are UTF-8; the library ships a few on purpose that are not."""
     texts = {}
     for name, content in self._files.items():
@@ -113,7 +118,7 @@ class StandardLibrary:
 
   def _docstrings(self) -> Iterator[Document]:
     seen: set[str] = set()
-    for name, text in self._texts.items():
+    for name, text in self.texts.items():
       fresh = [d for d in dict.fromkeys(docstrings(text)) if len(d) >= SHORTEST_DOCSTRING and d not in seen]
       seen.update(fresh)
       if fresh:

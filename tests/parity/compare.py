@@ -32,7 +32,8 @@ from llm_jax.hub import folder as hub_folder
 from llm_jax.hub import tensor_names
 
 ATOL, RTOL = 1e-4, 2e-5
-NOT_MODEL_INPUTS = ("labels", "mc_labels", "start_positions", "end_positions", "next_sentence_label")
+NOT_MODEL_INPUTS = ("labels", "mc_labels", "start_positions", "end_positions", "next_sentence_label",
+                    "masked_lm_labels", "ent_labels")
 
 
 class Case:
@@ -73,7 +74,7 @@ def differences(case: Case, got: dict[str, np.ndarray]) -> Iterator[str]:
 
 # Where our name is another.
 OURS = {"last_hidden_state": "hidden", "decoder_state": "hidden", "prediction_logits": "logits"}
-LOSS_NAMES = ("loss", "lm_loss", "mc_loss")
+LOSS_NAMES = ("loss", "lm_loss", "mc_loss", "masked_lm_loss", "next_sentence_loss", "entity_loss")
 
 
 def outputs(case: Case, model, params) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:

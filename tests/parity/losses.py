@@ -58,7 +58,16 @@ def replaced(output, inputs, config) -> dict[str, jax.Array]:
   return {"loss": (values * real).sum() / real.sum()}
 
 
+def knowledge(output, inputs, config) -> dict[str, jax.Array]:
+  """Masked tokens, next sentence, and the entity of each mention (Zhang et al. 2019); -1 is no target."""
+  lm = cross_entropy(output.logits, inputs["masked_lm_labels"], -1)
+  pair = cross_entropy(output["seq_relationship_logits"], inputs["next_sentence_label"], -1)
+  entity = cross_entropy(output["entity_logits"], inputs["ent_labels"], -1)
+  return {"masked_lm_loss": lm, "next_sentence_loss": pair, "entity_loss": entity, "loss": lm + pair + entity}
+
+
 LOSSES = {
+    "ErnieKnowledgeForPreTraining": knowledge,
     "DoubleHeadsModel": double_heads, "ForQuestionAnswering": span, "ForSequenceClassification": plain,
     "ForTokenClassification": plain, "ForMultipleChoice": plain, "ForNextSentencePrediction": plain,
     "ForMaskedLM": plain, "XLNetLMHeadModel": plain, "ForConditionalGeneration": plain,

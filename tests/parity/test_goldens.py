@@ -1,8 +1,8 @@
 """The committed reference cases: `make parity` writes and compares many more.
 
 tests/parity/goldens was written by `generate.py goldens --seed 22 --count 1`; a case changes only when a rewrite of the
-generator changes what it draws. Those of DeBERTa were picked among its draws for having every part; deberta_emd is a
-torch network of the released mask decoder, which transformers does not have.
+generator changes what it draws. Those of DeBERTa were picked among its draws for having every part; deberta_emd and
+ernie_knowledge are torch networks of the released mask decoder and of Tsinghua's ERNIE, which transformers lacks.
 """
 
 import pathlib
