@@ -14,7 +14,7 @@ OFFERS = {
     "encoder_decoder": "an input `decoder_input_ids` beside the encoder's input_ids",
     "permutation": "the inputs `perm_mask` and `target_mapping` of two-stream attention",
     "replaced_token": "the methods `generator` and `discriminator`, one score per token from the second",
-    "entities": "the inputs `entity_vectors`, `entity_mask` and `entity_alignment`, an output 'entity_logits' (B, L, E)",
+    "entities": "the inputs `entity_vectors`, `entity_mask`, `entity_alignment`, an output 'entity_logits' (B, L, E)",
     "classes": "scores (B, C) of the labels of a whole text",
     "token_classes": "scores (B, L, C) of a label for every token",
     "spans": "outputs 'start_logits' and 'end_logits' (B, L)",

@@ -9,19 +9,18 @@ Without files the graph is the standard library's own, which fits the embedded t
 import dataclasses
 import pathlib
 import zlib
-from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
 from llm_jax.core import plugins
 from llm_jax.core.errors import ConfigError
-from llm_jax.core.types import Batch, Plan
+from llm_jax.core.types import Batch
 from llm_jax.data import knowledge_graph, stdlib_graph
 from llm_jax.data import transe as trained
 from llm_jax.data.corpus import Corpus, DataContext
 from llm_jax.data.entity_links import Linker
 from llm_jax.data.fingerprint import digest
+from llm_jax.data.marked_text import marked, text_of
 
 FIELDS = {
     "entity_ids": "(B, E) int32 number of the entity in each slot, -1 for an empty slot",
@@ -65,36 +64,6 @@ class Marker:
     return ids, labels
 
 
-@dataclasses.dataclass(frozen=True)
-class MarkedText:
-  """A DataSource, or one pass of evaluation, with the fields of a Marker beside the text's."""
-
-  text: Any
-  marker: Marker
-  fields: Mapping[str, str]
-  fingerprint: str
-
-  @property
-  def boundaries(self) -> bool:
-    return bool(getattr(self.text, "boundaries", True))
-
-  @property
-  def domains(self) -> tuple[str, ...]:
-    return tuple(getattr(self.text, "domains", ()))
-
-  @property
-  def bytes_per_token(self) -> float | None:
-    """0: a loss per entity is no number of bits per byte of text."""
-    return 0.0
-
-  def batches(self, batch: int, length: int) -> int:
-    return int(self.text.batches(batch, length))
-
-  def take(self, step: int, plan: Plan, rows: slice | None = None) -> Batch:
-    """The text's rows, marked."""
-    return self.marker(self.text.take(step, plan, rows))
-
-
 def build(context: DataContext, *, text: dict, triples: str | None = None, names: str | None = None, slots: int = 16,
           others: int = 8, transe: dict | None = None) -> Corpus:
   """Text with the entities that it names.
@@ -109,19 +78,12 @@ def build(context: DataContext, *, text: dict, triples: str | None = None, names
   """
   if not 0 <= others < slots:
     raise ConfigError("config.data.others", f"{others} of {slots} slots", accepted=f"0 .. {slots - 1}")
-  corpus: Corpus = plugins.bind("data", text, "config.data.text")(context)
-  if corpus.tokenizer is None:
-    raise ConfigError("config.data.text", f"{text.get('name')!r} serves no text", accepted="a plug-in that serves text")
+  corpus, tokenizer = text_of(context, text)
   if triples is None:
     graph = stdlib_graph.load(context.cache_dir)
   else:
     graph = knowledge_graph.read(pathlib.Path(triples), None if names is None else pathlib.Path(names))
   settings = trained.settings(**plugins.check_knobs(trained.settings, transe or {}, "config.data.transe"))
   vectors = trained.vectors_of(graph, settings, context.cache_dir)
-  marker = Marker(Linker(graph.names, corpus.tokenizer), vectors, slots, others)
-  fingerprint = digest(corpus.fingerprint, graph.fingerprint, dataclasses.asdict(settings), slots, others)
-  def marked(source: Any) -> MarkedText:
-    return MarkedText(source, marker, {**source.fields, **FIELDS}, digest(source.fingerprint, fingerprint))
-  return dataclasses.replace(corpus, train=marked(corpus.train), fingerprint=fingerprint,
-                             evals={name: marked(source) for name, source in corpus.evals.items()},
-                             description=f"{corpus.description}\n{graph.description}")
+  key = digest(graph.fingerprint, dataclasses.asdict(settings), slots, others)
+  return marked(corpus, Marker(Linker(graph.names, tokenizer), vectors, slots, others), FIELDS, key, graph.description)

@@ -1,25 +1,21 @@
 """Text whose phrases and entities are marked, for objectives that mask them whole (ERNIE: Sun et al. 2019, section 3).
 
 Wraps another data plug-in and adds the field 'phrase_ids'. Phrases are the lines of a file (names of entities, terms),
-or are learned from the training text (collocations.py); a row's tokens are spelled out and searched, so that any source
-and any tokenizer serves.
+or are learned from the training text (collocations.py).
 """
 
-import dataclasses
 import json
 import pathlib
-from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 from absl import logging
 
-from llm_jax.core import plugins
 from llm_jax.core.errors import ConfigError, DataError
-from llm_jax.core.types import Batch, Plan
+from llm_jax.core.types import Batch
 from llm_jax.data import collocations, sealed_folder
 from llm_jax.data.corpus import Corpus, DataContext
 from llm_jax.data.fingerprint import digest
+from llm_jax.data.marked_text import Spelling, marked, text_of
 from llm_jax.data.tokenizers import Tokenizer
 
 FIELDS = {"phrase_ids": "(B, L) int32 number of the phrase within the row that the token is part of, from 1; 0 = none"}
@@ -31,55 +27,23 @@ class Marker:
   """Adds the field to a batch."""
 
   def __init__(self, phrases: list[collocations.Phrase], tokenizer: Tokenizer):
-    reserved = set(tokenizer.reserved)
-    self._spelled = ["\n" if i in reserved else tokenizer.decode([i]) for i in range(tokenizer.vocab_size)]
-    self._phrases = collocations.index(phrases)
+    self._spelling, self._phrases = Spelling(tokenizer), collocations.index(phrases)
 
   def __call__(self, batch: Batch) -> Batch:
     return batch | {"phrase_ids": np.stack([self.row(tokens) for tokens in batch["tokens"]])}
 
   def row(self, tokens_L: np.ndarray) -> np.ndarray:
     """(L,) int32 of a row; a token that holds any part of a phrase is its token."""
-    parts = [self._spelled[i] for i in np.asarray(tokens_L).tolist()]
-    ends = np.cumsum([len(p) for p in parts])
-    found = np.zeros(len(parts), np.int32)
+    text, ends = self._spelling(tokens_L)
+    found = np.zeros(len(ends), np.int32)
     number = 0
-    for start, end in collocations.spans("".join(parts), self._phrases):
+    for start, end in collocations.spans(text, self._phrases):
       first, last = np.searchsorted(ends, [start, end - 1], side="right")
       first += int(found[first] > 0)  # the token in which the last phrase ends is that one's
       if first <= last:
         number += 1
         found[first:last + 1] = number
     return found
-
-
-@dataclasses.dataclass(frozen=True)
-class MarkedText:
-  """A DataSource, or one pass of evaluation, with the marks beside the text's fields."""
-
-  text: Any
-  marker: Marker
-  fields: Mapping[str, str]
-  fingerprint: str
-
-  @property
-  def boundaries(self) -> bool:
-    return bool(getattr(self.text, "boundaries", True))
-
-  @property
-  def domains(self) -> tuple[str, ...]:
-    return tuple(getattr(self.text, "domains", ()))
-
-  @property
-  def bytes_per_token(self) -> float | None:
-    return self.text.bytes_per_token
-
-  def batches(self, batch: int, length: int) -> int:
-    return int(self.text.batches(batch, length))
-
-  def take(self, step: int, plan: Plan, rows: slice | None = None) -> Batch:
-    """The text's rows, marked."""
-    return self.marker(self.text.take(step, plan, rows))
 
 
 def build(context: DataContext, *, text: dict, lexicon: str | None = None, threshold: float = 100.0,
@@ -95,16 +59,9 @@ def build(context: DataContext, *, text: dict, lexicon: str | None = None, thres
   if threshold <= 0 or discount < 0:
     raise ConfigError("config.data.threshold", f"got {threshold:g}, with discount={discount}",
                       accepted="a number above 0, with a discount from 0")
-  corpus: Corpus = plugins.bind("data", text, "config.data.text")(context)
-  if corpus.tokenizer is None:
-    raise ConfigError("config.data.text", f"{text.get('name')!r} serves no text", accepted="a plug-in that serves text")
+  corpus, tokenizer = text_of(context, text)
   phrases = read(pathlib.Path(lexicon)) if lexicon is not None else learned(context, corpus, threshold, discount)
-  marker, key = Marker(phrases, corpus.tokenizer), digest("phrases", phrases)
-  def marked(source: Any) -> MarkedText:
-    return MarkedText(source, marker, {**source.fields, **FIELDS}, digest(source.fingerprint, key))
-  return dataclasses.replace(corpus, train=marked(corpus.train), fingerprint=digest(corpus.fingerprint, key),
-                             evals={name: marked(source) for name, source in corpus.evals.items()},
-                             description=f"{corpus.description}\n{len(phrases):,} phrases")
+  return marked(corpus, Marker(phrases, tokenizer), FIELDS, digest("phrases", phrases), f"{len(phrases):,} phrases")
 
 
 def read(path: pathlib.Path) -> list[collocations.Phrase]:

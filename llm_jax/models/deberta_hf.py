@@ -189,6 +189,6 @@ HUGGING_FACE = hf.Family(
     prefix=lambda config: "" if config.head == "none" else "deberta.", prefixes=("deberta.",), tied=tied,
     repeated=repeated, untie=lambda config: dataclasses.replace(config, tied=False),
     heads=("head.", "pooler.", "replaced.", "classifier."),
-    ignored=(r"(^|\.)position_ids$", r"(^|\.)embeddings\.position_embeddings\.weight$"),
+    ignored=(r"(^|\.)position_ids$", r"(^|\.)embeddings\.position_embeddings\.weight$", r"^mask_predictions\."),
     head_tensors=r"^(cls|lm_predictions|mask_predictions|pooler|classifier|qa_outputs)\.",
 )
