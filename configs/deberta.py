@@ -27,7 +27,7 @@ def get_config(arg: str = "base") -> ConfigDict:
     c.evaluation = dict(every=200, batches=8)
     c.checkpoint = dict(every=200)
     return c
-  c.model |= dict(dtype="bfloat16", dropout=0.1, remat="split")
+  c.model.update(dtype="bfloat16", dropout=0.1, remat="split")
   c.data = dict(name="stdlib", tokenizer=dict(name="sentencepiece", vocab_size=32_000))
   c.objective = dict(name="replaced_token" if pair else "masked_lm", unit="word")
   c.optimizer = dict(name="adamw", peak=5e-4 if pair else 2e-4, warmup=10_000, decay="linear",
