@@ -20,6 +20,7 @@ def get_config(arg: str = "base") -> ConfigDict:
   size = "debug" if debug else arg.removeprefix("v3-") if pair else arg
   c.model = dict(name="deberta_pair" if pair else "deberta", variant=size)
   if debug:
+    c.model.scan = False
     c.data = dict(name="stdlib", tokenizer=dict(name="bytes"))
     c.objective = dict(name="replaced_token") if pair else dict(name="masked_lm")
     c.optimizer = dict(name="adamw", peak=3e-3, warmup=50, decay="linear", b2=0.98, eps=1e-6, weight_decay=0.01)

@@ -24,13 +24,13 @@ def get_config(arg: str = "base") -> ConfigDict:
   c.evaluation = dict(every=1_000, batches=50)
   c.checkpoint = dict(every=1_000)
   if arg == "debug":
-    c.model = dict(name="ernie_knowledge", variant="debug")
+    c.model = dict(name="ernie_knowledge", variant="debug", scan=False)
     c.data = dict(name="knowledge_text", text=dict(name="stdlib", tokenizer=dict(name="bytes")))
     c.objective = dict(name="mix", parts=[dict(name="masked_lm"), dict(name="entity_alignment")])
     c.optimizer = dict(name="adamw", peak=3e-3, warmup=50, decay="linear", b2=0.98, eps=1e-6, weight_decay=0.01)
-    c.train = dict(steps=400, batch_size=16, length=256)
-    c.evaluation = dict(every=200, batches=8)
-    c.checkpoint = dict(every=200)
+    c.train = dict(steps=500, batch_size=16, length=128)
+    c.evaluation = dict(every=250, batches=8)
+    c.checkpoint = dict(every=250)
   return c
 
 

@@ -45,7 +45,7 @@ class ErnieKnowledgeConfig:
 
 # Zhang et al. 2019, section 4.1, and the released config.
 VARIANTS: dict[str, dict[str, Any]] = {
-    "debug": dict(width=64, heads=4, hidden=256, positions=256, entity_width=32, layers=("sim", "mix", "norm")),
+    "debug": dict(width=64, heads=4, hidden=256, positions=128, entity_width=32, layers=("sim", "mix", "norm")),
     "base": {},
 }
 
