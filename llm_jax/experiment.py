@@ -100,6 +100,7 @@ def build(config: Mapping[str, Any], *, devices: Sequence[Any] | None = None, vo
   model = make_model(vocab_size, train.length)
   learner = make_learner(model)
   launch_checks.check_tasks(learner, resolved["meta_learning"]["name"], rules)
+  launch_checks.check_classes(corpus, model, objective)
   launch_checks.check_data(corpus, objective, learner, curriculum, rules)
   if corpus.tokenizer is not None:
     objective = objective.for_tokenizer(corpus.tokenizer)
@@ -118,7 +119,8 @@ def build(config: Mapping[str, Any], *, devices: Sequence[Any] | None = None, vo
                          ema=average)
   run = Run(resolved, train, corpus, model, objective, curriculum, optimizer, watch, ema, rules, step,
             few_shot.eval_step(resolved["adaptation"], corpus, model.apply, objective, learner),
-            make_base(vocab_size, train.length), reference, few_shot.adapts(resolved["adaptation"], learner))
+            make_base(vocab_size, train.length), reference, few_shot.adapts(resolved["adaptation"], learner),
+            launch_checks.carries(corpus, model, curriculum, learner))
   launch_checks.check_watched(run)
   launch_checks.check_traced(run)
   return run

@@ -44,6 +44,28 @@ def check_pair(model: Model, objective: Objective, names: tuple[str, str]) -> No
                       accepted="a pair of the table of models and objectives in README.md")
 
 
+def carries(corpus: Corpus, model: Model, curriculum: Curriculum, learner: Learner) -> bool:
+  """Whether the model carries the state of rows that continue from step to step.
+
+  Raises:
+    ConfigError: rows continue, but batch or length change, or single steps adapt to tasks.
+  """
+  if not getattr(corpus.train, "continued", False):
+    return False
+  if len(curriculum.shapes()) > 1 or learner.episodes:
+    raise ConfigError("config.data.packing", "rows of 'stream' continue those of the step before, which needs one "
+                      "batch and length for all steps, and no episodes", accepted="another packing")
+  return "carry" in model.offers
+
+
+def check_classes(corpus: Corpus, model: Model, objective: Objective) -> None:
+  """Raises ConfigError if the data have more labels than the network has scores."""
+  classes = getattr(corpus.train, "classes", 0)
+  scores = getattr(model.config, "labels", 0)
+  if "classes" in objective.needs and classes > scores:
+    raise ConfigError("config.model.labels", f"{scores}, but the data have {classes} labels", accepted=f"{classes}")
+
+
 def check_data(corpus: Corpus, objective: Objective, learner: Learner, curriculum: Curriculum,
                rules: ShardingRules) -> None:
   """The data must serve what objective and learner read, in sizes that the mesh divides.

@@ -24,7 +24,7 @@ BEGIN, END = "<!-- pairs: python -m llm_jax.pairs --readme -->", "<!-- end of pa
 README = pathlib.Path(__file__).resolve().parents[1] / "README.md"
 CHOICES = {"models": "head", "objectives": "form"}  # the knob that decides what is offered or needed
 GIVEN: dict[str, Any] = {"teacher": "a workdir"}  # for required knobs
-LENGTH = 32
+LENGTH = 128  # the least that all models take
 Spec = dict[str, Any]  # of a plug-in: its name and knobs
 
 

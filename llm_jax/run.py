@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from llm_jax import scoring
-from llm_jax.core import devices
+from llm_jax.core import carry, devices
 from llm_jax.core.config import Config
 from llm_jax.core.model import Model
 from llm_jax.core.types import Batch, Curriculum, Objective, Plan, TrainState
@@ -48,6 +48,7 @@ class Run:
   base: Model  # before a PEFT method or a learner adds to it
   reference: scoring.Reference | None = None
   adapts: bool = False  # held-out tasks can be adapted to by gradient
+  carries: bool = False  # rows continue from step to step, and the model carries their state
 
   @functools.cached_property
   def abstract_state(self) -> TrainState:
@@ -63,7 +64,12 @@ class Run:
 
   @property
   def _make_state(self) -> Callable:
-    return train_state.initializer(self.model.init, self.optimizer, self.guard, self.ema is not None)
+    return train_state.initializer(self.model.init, self.optimizer, self.guard, self.ema is not None,
+                                   self._carry)
+
+  def _carry(self, batch: int | None = None) -> dict[str, Any]:
+    """The state that rows carry before their first token; {} if they carry none."""
+    return carry.start(self.model, batch or self.train.batch_size, self.train.length) if self.carries else {}
 
   def init_state(self) -> TrainState:
     """The state at step 0, made sharded."""
@@ -75,7 +81,7 @@ class Run:
     init_key, run_key = jax.random.split(jax.random.key(self.train.seed))
     def make(params: Any, key: Any) -> TrainState:
       whole = {**self.model.init(init_key), **params}  # what a PEFT method or a learner adds starts afresh
-      return train_state.from_params(whole, key, self.optimizer, self.guard, self.ema is not None)
+      return train_state.from_params(whole, key, self.optimizer, self.guard, self.ema is not None, self._carry())
     params = {**params, **(self.reference.params() if self.reference else {})}
     return jax.jit(make, out_shardings=self.state_shardings)(params, run_key)
 
@@ -177,7 +183,13 @@ class Run:
     plan = Plan(section.batch_size or self.train.batch_size, self.train.length)
     rows = rows_of_host(plan.batch, jax.process_index(), jax.process_count())
     return evaluation_loss.evaluate(self.compiled_eval_step, params, frozen, data, self.put, plan, rows,
-                                    section.batches, codes_text=self.objective.codes_text)
+                                    section.batches, codes_text=self.objective.codes_text,
+                                    carry=self._eval_carry(plan.batch))
+
+  def _eval_carry(self, batch: int) -> Any:
+    if not self.carries:
+      return None
+    return jax.jit(lambda: self._carry(batch), out_shardings=self.rules.sharding(("batch",)))()
 
   @functools.cached_property
   def evaluation_names(self) -> frozenset[str]:

@@ -319,7 +319,7 @@ def config_of(given: Any, where: str) -> tuple[Family, Any]:
   if not isinstance(given, Mapping):
     raise ConfigError(f"{where}/config.json", f"holds a {type(given).__name__}, not an object")
   try:
-    family = family_of_type(given.get("model_type"))
+    family = family_of_type(given.get("model_type", given.get("model")))
     return family, family.config_from_hf(given)
   except ConfigError as e:
     raise ConfigError(f"{where}/{e.key}", e.problem, accepted=e.accepted, nearest=e.nearest) from None

@@ -18,6 +18,7 @@ OFFERS = {
     "classes": "scores (B, C) of the labels of a whole text",
     "token_classes": "scores (B, L, C) of a label for every token",
     "spans": "outputs 'start_logits' and 'end_logits' (B, L)",
+    "spelled": "scores of the next word from the characters of those before: `input_ids` (B, L, W)",
     "carry": "a recurrent state, taken and returned as `cache`",
     "mems": "a memory of earlier segments, taken and returned",
     "scores": "an input `inputs` of vectors or images, and scores of them",

@@ -30,7 +30,8 @@ class Losses(NamedTuple):
 
   values: (B, L) per token or (B,) per example; weights: same shape, zero where there is no target;
   metrics: named `Mean`s; auxiliary: a scalar added per unit of weight (MoE balance), usually 0. about: what is known of
-  each example beside its loss, put in by the train step for a weighting: 'domain' (B,) int, 'reference' as values.
+  each example beside its loss, put in by the train step for a weighting: 'domain' (B,) int, 'reference' as values;
+  carry: the model's state after each row, where the batch brought one (core/carry.py).
   """
 
   values: jax.Array
@@ -38,6 +39,7 @@ class Losses(NamedTuple):
   metrics: Metrics
   auxiliary: jax.Array | float = 0.0
   about: Mapping[str, jax.Array] | None = None
+  carry: Any = None
 
 
 class Loss(NamedTuple):
@@ -46,6 +48,7 @@ class Loss(NamedTuple):
   total: jax.Array
   weight: jax.Array
   metrics: Metrics
+  carry: Any = None  # as in Losses
 
 
 LossFn = Callable[[Params, Batch, Key | None], tuple[jax.Array, Loss]]  # (loss.total, loss), for jax.grad
@@ -99,7 +102,8 @@ class TrainState:
   """All that an exact resume needs; the step is the only clock.
 
   step: int32 scalar; key: the run's random key (per-step keys are folded in); params: trained; frozen: not trained
-  (LoRA base, teacher, masks); opt_state: optax; ema: averaged params or {}; guard: see training/guard.py. The same
+  (LoRA base, teacher, masks); opt_state: optax; ema: averaged params or {}; guard: see training/guard.py; carry: the
+  state of each row's text, where rows continue from step to step (core/carry.py), or {}. The same
   tree holds shapes or shardings where those are asked for, so the leaves are not typed.
   """
 
@@ -110,6 +114,7 @@ class TrainState:
   opt_state: Any
   ema: dict[str, Any]
   guard: dict[str, Any]
+  carry: dict[str, Any] = dataclasses.field(default_factory=dict)
 
   def replace(self, **changes: Any) -> "TrainState":
     return dataclasses.replace(self, **changes)

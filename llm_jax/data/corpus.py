@@ -16,6 +16,7 @@ from llm_jax.core import plugins
 from llm_jax.core.errors import ConfigError, DataError
 from llm_jax.core.types import DataSource, Plan
 from llm_jax.data import sealed_folder, token_store, tokenizers
+from llm_jax.data.continued import ContinuedSource
 from llm_jax.data.documents import Document, DocumentSource, Screen, Split
 from llm_jax.data.fingerprint import digest
 from llm_jax.data.packing import Packing
@@ -161,15 +162,24 @@ def _serve(context: DataContext, source: DocumentSource, rules: Rules, tokenizer
   named = {"proportional": None, "equal": {s.domain: 1.0 for s in train}}
   mixture = named[rules.mixture] if isinstance(rules.mixture, str) else rules.mixture
   pad = tokenizer.special.get("pad", 0)
+  continued = rules.packing == "stream"
   evaluation = functools.partial(EvaluationSource, fingerprint=key, token_bytes=tokenizer.token_bytes,
-                                 document_boundaries=rules.document_boundaries, pad=pad)
+                                 document_boundaries=rules.document_boundaries, pad=pad, continued=continued)
   evals = {"validation": evaluation(validation)}
   if len(validation) > 1:
     evals |= {f"validation/{s.domain}": evaluation([s]) for s in validation}
-  serving = TrainSource(train, fingerprint=key, seed=context.seed, packing=rules.packing, mixture=mixture,
-                        document_boundaries=rules.document_boundaries, pad=pad)
+  serving: Any = _continued(train, rules, key, pad) if continued else TrainSource(
+      train, fingerprint=key, seed=context.seed, packing=rules.packing, mixture=mixture,
+      document_boundaries=rules.document_boundaries, pad=pad)
   description = describe(source.description, tokenizer, streams, report)
   return Corpus(tokenizer, serving, evals, serving.fingerprint, description, report, tuple(streams))
+
+
+def _continued(train: list[Stream], rules: Rules, key: str, pad: int) -> ContinuedSource:
+  if rules.mixture != "proportional":
+    raise ConfigError("config.data.mixture", f"{rules.mixture!r} picks among windows that packing='stream' serves in "
+                      "their order", accepted="'proportional', or another packing")
+  return ContinuedSource(train, fingerprint=key, document_boundaries=rules.document_boundaries, pad=pad)
 
 
 def describe(what: str, tokenizer: tokenizers.Tokenizer, streams: list[Stream], report: pathlib.Path | None) -> str:

@@ -3,7 +3,7 @@
 `best_fit`: longest documents first, each into the fullest row that still has room (best-fit decreasing; Ding et al.,
 "Fewer truncations improve language modeling", ICML 2024). `first_fit`: in the order of the data, into the first of a
 few open rows that has room. `pad`: one document per row, truncated. Documents longer than a row are cut into full
-rows and a remainder, except by `pad`. The fourth packing, `concat`, needs no table: see windows.py.
+rows and a remainder, except by `pad`. `concat` (windows.py) and `stream` (continued.py) need no table.
 """
 
 import bisect
@@ -13,7 +13,7 @@ from typing import Literal
 
 import numpy as np
 
-Packing = Literal["concat", "best_fit", "first_fit", "pad"]
+Packing = Literal["concat", "best_fit", "first_fit", "pad", "stream"]
 OPEN_ROWS = 64  # rows that first_fit keeps open; 32 fill .969 and 128 fill .986 of documents of 164 tokens in 512
 
 

@@ -39,7 +39,8 @@ def build(context: DataContext, *, domains: tuple = ("prose", "code"), text: Lit
     tokenizer: {'name': plug-in of data/tokenizers, its knobs}; None is sentencepiece with its defaults.
     mixture: 'equal', 'proportional' (every window alike), or {domain: weight}.
     validation_fraction: part of the modules and topics kept for validation, by hash.
-    packing: 'concat' (full rows across documents), 'best_fit' or 'first_fit' (whole documents), 'pad' (one per row).
+    packing: 'concat' (full rows across documents), 'best_fit' or 'first_fit' (whole documents), 'pad' (one per row),
+      'stream' (each row goes on where it ended in the step before: models that carry a state then do).
     document_boundaries: no target across documents and positions restart; False is one plain stream.
     bos: put the tokenizer's begin id before each document, where it has one.
     eod: put the tokenizer's end id after each document, where it has one.

@@ -43,7 +43,8 @@ def build(context: DataContext, *, path: str, files: str = "*", domains: Literal
     mixture: 'proportional' (every window alike), 'equal', or {domain: weight}.
     validation_fraction: part kept for validation.
     split: 'documents' (by hash), 'tail' (the last part of each domain's text), or 'auto': by documents if enough.
-    packing: 'concat' (full rows across documents), 'best_fit' or 'first_fit' (whole documents), 'pad' (one per row).
+    packing: 'concat' (full rows across documents), 'best_fit' or 'first_fit' (whole documents), 'pad' (one per row),
+      'stream' (each row goes on where it ended in the step before: models that carry a state then do).
     document_boundaries: no target across documents and positions restart; False is one plain stream.
     bos: put the tokenizer's begin id before each document, where it has one.
     eod: put the tokenizer's end id after each document, where it has one.

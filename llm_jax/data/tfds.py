@@ -40,7 +40,8 @@ def build(context: DataContext, *, dataset: str, data_dir: str | None = None, ma
     mixture: weights of domains; a dataset is one domain, so that only 'proportional' and 'equal' make sense.
     validation_fraction: part kept for validation where `validation_split` is None.
     split: how that part is chosen: 'documents' (by hash), 'tail', or 'auto': by documents if enough.
-    packing: 'concat' (full rows across documents), 'best_fit' or 'first_fit' (whole documents), 'pad' (one per row).
+    packing: 'concat' (full rows across documents), 'best_fit' or 'first_fit' (whole documents), 'pad' (one per row),
+      'stream' (each row goes on where it ended in the step before: models that carry a state then do).
     document_boundaries: no target across documents and positions restart; False is one plain stream.
     bos: put the tokenizer's begin id before each document, where it has one.
     eod: put the tokenizer's end id after each document, where it has one.

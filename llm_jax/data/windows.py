@@ -16,6 +16,7 @@ import numpy as np
 from llm_jax.core.errors import ConfigError, DataError
 from llm_jax.core.types import Batch, Plan
 from llm_jax.data import packing as packings
+from llm_jax.data.continued import CONTINUES, fill
 from llm_jax.data.fingerprint import digest
 from llm_jax.data.mixture import Mixture
 from llm_jax.data.packing import Packing, Table
@@ -187,12 +188,12 @@ class EvaluationSource:
   weight 0.
   """
 
-  fields: Mapping[str, str] = FIELDS
-
   def __init__(self, streams: Sequence[Stream], *, fingerprint: str, token_bytes: np.ndarray,
-               document_boundaries: bool = True, pad: int = 0):
-    """token_bytes: (V,) UTF-8 bytes of each id, as in Tokenizer."""
-    self.streams, self.boundaries, self.pad = tuple(streams), document_boundaries, pad
+               document_boundaries: bool = True, pad: int = 0, continued: bool = False):
+    """token_bytes: (V,) UTF-8 bytes of each id, as in Tokenizer. continued: rows go on where those of the batch before
+    ended (continued.py), instead of the windows in mixed order."""
+    self.streams, self.boundaries, self.pad, self.continued = tuple(streams), document_boundaries, pad, continued
+    self.fields = FIELDS | CONTINUES if continued else FIELDS
     self._token_bytes = token_bytes
     self.fingerprint = digest(fingerprint, [s.domain for s in streams], document_boundaries)
 
@@ -212,6 +213,11 @@ class EvaluationSource:
     """
     if step >= self.batches(plan.batch, plan.length):
       raise IndexError(f"batch {step} of a pass of {self.batches(plan.batch, plan.length)}")
+    if self.continued:
+      steps = self.batches(plan.batch, plan.length)
+      window = np.arange(plan.batch, dtype=np.int64)[rows or slice(None)] * steps + step
+      return fill(self.streams, self._counts(plan.length), window, step, plan.length, boundaries=self.boundaries,
+                  wrap=False, pad=self.pad)
     index = step * plan.batch + np.arange(plan.batch, dtype=np.int64)[rows or slice(None)]
     ends = np.cumsum(self._counts(plan.length))
     batch = empty_rows(len(index), plan.length, self.pad)

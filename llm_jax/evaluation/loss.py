@@ -24,18 +24,21 @@ class EvaluationSet(Protocol):
 
 def evaluate(eval_step: Callable[[Params, Params, Batch], Metrics], params: Params, frozen: Params, data: EvaluationSet,
              put: Callable[[Batch], Any], plan: Plan, rows: slice | None = None,
-             most: int | None = None, codes_text: bool = True) -> dict[str, float]:
+             most: int | None = None, codes_text: bool = True, carry: Any = None) -> dict[str, float]:
   """{'loss', 'perplexity', 'bits_per_byte', the objective's own}: means over every target, weighted once at the end.
 
   Args:
     eval_step: jitted, returns sums (training/step.py). params, frozen: the weights. data: the set.
     put: brings this host's rows onto the devices. plan: batch and length. rows: this host's rows of each batch.
-    most: at most so many batches. codes_text: the loss is that of every token, see Objective.
+    most: at most so many batches. codes_text: the loss is that of every token, see Objective. carry: the state that
+      rows carry from batch to batch, before the first; None: none.
   """
   count = data.batches(plan.batch, plan.length)
   total: Any = None
   for step in range(count if most is None else min(count, most)):
-    part = eval_step(params, frozen, put(data.take(step, plan, rows)))
+    batch = put(data.take(step, plan, rows))
+    part: Any = eval_step(params, frozen, batch if carry is None else {**batch, "carry": carry})
+    carry = part.pop("carry", None)
     total = part if total is None else jax.tree.map(jnp.add, total, part)
   means = {name: float(np.asarray(m.total)) / max(float(np.asarray(m.weight)), 1e-8) for name, m in total.items()}
   return {**means, **derived(means["loss"], data.bytes_per_token, codes_text)}

@@ -20,11 +20,13 @@ class CausalLM(Objective):
 
   def __call__(self, apply: Callable, params: Params, batch: Batch, key: Key | None, knobs: Knobs) -> Losses:
     output = apply(params, input_ids=batch["tokens"], position_ids=batch.get("positions"),
-                   segment_ids=batch.get("segment_ids"), key=key)
+                   segment_ids=batch.get("segment_ids"), key=key,
+                   **({"cache": batch["carry"]} if "carry" in batch else {}))
     values, extras = token_cross_entropy(output.hidden, output.unembed, batch["targets"], z_loss=self.z_loss,
                                          label_smoothing=self.label_smoothing, chunk=self.chunk)
     weights = batch["weights"]
-    return Losses(values, weights, means(extras, weights) | output.metrics, output.auxiliary)
+    return Losses(values, weights, means(extras, weights) | output.metrics, output.auxiliary,
+                  carry=output.cache if "carry" in batch else None)
 
 
 def build(*, z_loss: float = 0.0, label_smoothing: float = 0.0, chunk: int | str = "auto") -> CausalLM:

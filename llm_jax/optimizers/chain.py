@@ -106,9 +106,9 @@ def divide(rule: Callable[..., Any], spec: Mapping[str, Any], key: str) -> tuple
 def assemble(rule: Callable[[OptimizerContext], optax.GradientTransformation], params: Mapping[str, Any],
              axes: Mapping[str, Axes], total_steps: int, key: str, known_axes: bool, *, peak: float,
              warmup: float = 0.0, decay: Decay = "cosine", end: float | None = None, cooldown: float = 0.2,
-             cooldown_shape: Literal["sqrt", "linear"] = "sqrt", horizon: int | None = None, clip: float | None = 1.0,
-             decay_exclude: str | tuple[str, ...] | None = None, l1: float = 0.0, l2: float = 0.0,
-             freeze: str | tuple[str, ...] = (),
+             cooldown_shape: Literal["sqrt", "linear"] = "sqrt", halvings: int = 9, horizon: int | None = None,
+             clip: float | None = 1.0, decay_exclude: str | tuple[str, ...] | None = None, l1: float = 0.0,
+             l2: float = 0.0, freeze: str | tuple[str, ...] = (),
              moment_dtype: Literal["float32", "bfloat16"] = "float32") -> Optimizer:
   """Puts `rule` between clipping, penalties and the learning rate.
 
@@ -117,8 +117,9 @@ def assemble(rule: Callable[[OptimizerContext], optax.GradientTransformation], p
     warmup: linear warmup: steps, or the fraction of the run if below 1.
     decay: what follows the warmup.
     end: floor of the rate as a fraction of peak; None is 0.1 (range_test: 1e-6, where it starts).
-    cooldown: wsd: steps of the final cooldown, or the fraction of the run if below 1.
+    cooldown: wsd and halve: steps of the final cooldown, or the fraction of the run if below 1.
     cooldown_shape: wsd: how the rate falls, 1 - sqrt(q) or 1 - q.
+    halvings: halve: how often the rate is halved in the cooldown, at equal distances from its start on.
     horizon: steps over which the schedule is planned; None is the run's length.
     clip: gradients are scaled to at most this global norm; None does not clip.
     decay_exclude: regular expressions of names that weight_decay, l1 and l2 leave alone; None: biases and norm scales.
@@ -134,7 +135,7 @@ def assemble(rule: Callable[[OptimizerContext], optax.GradientTransformation], p
   axes = {n: axes[n] for n in trained}
   decayed = masks.decayed(axes, decay_exclude, f"{key}.decay_exclude")
   rate = schedule(peak=peak, total=total_steps if horizon is None else horizon, warmup=warmup, decay=decay, end=end,
-                  cooldown=cooldown, cooldown_shape=cooldown_shape, key=key)
+                  cooldown=cooldown, cooldown_shape=cooldown_shape, halvings=halvings, key=key)
   context = OptimizerContext(trained, axes, decayed, jnp.dtype(moment_dtype), peak, key, known_axes)
   context.check("l1", l1, 0)
   context.check("l2", l2, 0)

@@ -9,6 +9,7 @@ floor E = end * P, the rate of the update number t = 0, 1, ... is
   linear        P + (E - P) p
   rsqrt         max(E, P sqrt(W / t))                                             Vaswani et al. 2017
   wsd           P, then over the last `cooldown` of T: E + (P - E) (1 - q) or (1 - sqrt q)  Hu 2024; Haegele 2024
+  halve         P, then over the last `cooldown` of T: P / 2 ** k in the k-th of `halvings` equal parts  Zaremba 2014
   constant      P
   range_test    E (P / E) ** (t / (T - 1)), no warmup                             Smith 2017
 
@@ -26,14 +27,15 @@ import numpy as np
 
 from llm_jax.core.errors import ConfigError, unknown_name
 
-Decay = Literal["cosine", "linear", "rsqrt", "wsd", "constant", "range_test"]
+Decay = Literal["cosine", "linear", "rsqrt", "wsd", "halve", "constant", "range_test"]
 
 
 @dataclasses.dataclass(frozen=True)
 class Schedule:
   """The learning rate of the update number `step`, counted from 0; make one with `schedule`.
 
-  warmup and total are in steps; cooldown is the number of steps of the wsd cooldown; end is a fraction of peak.
+  warmup and total are in steps; cooldown is the number of steps of the cooldown of wsd and halve; end is a fraction of
+  peak.
   """
 
   peak: float
@@ -43,6 +45,7 @@ class Schedule:
   end: float = 0.1
   cooldown: int = 0
   cooldown_shape: str = "sqrt"
+  halvings: int = 9
 
   def __call__(self, step: Any) -> Any:
     """step: a number or an array of any shape -> rates of that shape, float32; traced if `step` is."""
@@ -74,6 +77,11 @@ def _wsd(s: Schedule, t: Any, xp: ModuleType) -> Any:
   return s.end + (1 - s.end) * (1 - (xp.sqrt(q) if s.cooldown_shape == "sqrt" else q))
 
 
+def _halve(s: Schedule, t: Any, xp: ModuleType) -> Any:
+  q = (t - (s.total - s.cooldown)) / max(s.cooldown, 1)
+  return 0.5 ** xp.clip(xp.floor(q * s.halvings) + 1, 0, s.halvings)
+
+
 def _constant(s: Schedule, t: Any, xp: ModuleType) -> Any:
   return xp.ones_like(t)
 
@@ -83,13 +91,14 @@ def _range_test(s: Schedule, t: Any, xp: ModuleType) -> Any:
 
 
 DECAYS: dict[str, Callable[[Schedule, Any, ModuleType], Any]] = {
-    "cosine": _cosine, "linear": _linear, "rsqrt": _rsqrt, "wsd": _wsd, "constant": _constant,
+    "cosine": _cosine, "linear": _linear, "rsqrt": _rsqrt, "wsd": _wsd, "halve": _halve, "constant": _constant,
     "range_test": _range_test,
 }
 
 
 def schedule(*, peak: float, total: int, warmup: float = 0.0, decay: str = "cosine", end: float | None = None,
-             cooldown: float = 0.2, cooldown_shape: str = "sqrt", key: str = "config.optimizer") -> Schedule:
+             cooldown: float = 0.2, cooldown_shape: str = "sqrt", halvings: int = 9,
+             key: str = "config.optimizer") -> Schedule:
   """A checked Schedule.
 
   Args:
@@ -98,8 +107,9 @@ def schedule(*, peak: float, total: int, warmup: float = 0.0, decay: str = "cosi
     warmup: steps, or the fraction of `total` if below 1.
     decay: a name in DECAYS.
     end: floor as a fraction of peak; None means 0.1, and 1e-6 for a range test (which starts there).
-    cooldown: wsd only: steps, or the fraction of `total` if below 1.
+    cooldown: wsd and halve only: steps, or the fraction of `total` if below 1.
     cooldown_shape: wsd only: 'linear' or 'sqrt'.
+    halvings: halve only: how often the rate is halved in the cooldown.
     key: path of these knobs in error messages.
 
   Raises:
@@ -115,7 +125,9 @@ def schedule(*, peak: float, total: int, warmup: float = 0.0, decay: str = "cosi
   if not 0 <= end <= 1 or (decay == "range_test" and end == 0):
     raise ConfigError(f"{key}.end", f"got {end}", accepted="a fraction of peak from 0 to 1 (range_test: not 0)")
   rising = _steps(warmup, total, f"{key}.warmup")
-  cooling = _steps(cooldown, total, f"{key}.cooldown") if decay == "wsd" else 0
+  cooling = _steps(cooldown, total, f"{key}.cooldown") if decay in ("wsd", "halve") else 0
+  if halvings < 1:
+    raise ConfigError(f"{key}.halvings", f"got {halvings}", accepted="a whole number from 1")
   if rising + cooling > total:
     raise ConfigError(f"{key}.warmup", f"{rising} steps of warmup and {cooling} of cooldown in a run of {total}",
                       accepted="warmup + cooldown <= the run's steps")
@@ -123,7 +135,7 @@ def schedule(*, peak: float, total: int, warmup: float = 0.0, decay: str = "cosi
     raise ConfigError(f"{key}.warmup", "decay 'rsqrt' starts from the warmup and there is none", accepted="at least 1")
   if decay == "range_test" and rising:
     raise ConfigError(f"{key}.warmup", f"got {warmup}: a range test has no warmup", accepted="0")
-  return Schedule(peak, rising, total, decay, end, cooling, cooldown_shape)
+  return Schedule(peak, rising, total, decay, end, cooling, cooldown_shape, halvings)
 
 
 def _steps(value: float, total: int, key: str) -> int:

@@ -21,21 +21,22 @@ class Splits(Protocol):
   def split(self, params: Any) -> tuple[Any, Any]: ...
 
 
-def initializer(init: Callable[[Key], Params], optimizer: Splits, guard: Guard,
-                ema: bool) -> Callable[[Key], TrainState]:
-  """key -> TrainState at step 0; pure, to be jitted with the shardings of `shardings`."""
+def initializer(init: Callable[[Key], Params], optimizer: Splits, guard: Guard, ema: bool,
+                carry: Callable[[], dict[str, Any]] = dict) -> Callable[[Key], TrainState]:
+  """key -> TrainState at step 0; pure, to be jitted with the shardings of `shardings`. carry: makes what is carried."""
   def make(key: Key) -> TrainState:
     init_key, run_key = jax.random.split(key)
-    return from_params(init(init_key), run_key, optimizer, guard, ema)
+    return from_params(init(init_key), run_key, optimizer, guard, ema, carry())
   return make
 
 
-def from_params(params: Params, key: Key, optimizer: Splits, guard: Guard, ema: bool) -> TrainState:
+def from_params(params: Params, key: Key, optimizer: Splits, guard: Guard, ema: bool,
+                carry: dict[str, Any] | None = None) -> TrainState:
   """The state at step 0 that starts from these parameters."""
   trained, frozen = optimizer.split(params)
   average = {n: p.astype(jnp.float32) for n, p in trained.items()} if ema else {}
   return TrainState(jnp.zeros((), jnp.int32), key, trained, frozen, optimizer.transform.init(trained), average,
-                    guard.init())
+                    guard.init(), carry or {})
 
 
 def shardings(abstract: TrainState, rules: ShardingRules, logical_axes: dict[str, tuple],
@@ -47,7 +48,8 @@ def shardings(abstract: TrainState, rules: ShardingRules, logical_axes: dict[str
   return TrainState(
       step=whole, key=whole, params=params, frozen=place(abstract.frozen),
       opt_state=rules.for_opt_state(optimizer.transform, abstract.params, params),
-      ema={n: params[n] for n in abstract.ema}, guard=dict.fromkeys(abstract.guard, whole))
+      ema={n: params[n] for n in abstract.ema}, guard=dict.fromkeys(abstract.guard, whole),
+      carry=jax.tree.map(lambda _: rules.sharding(("batch",)), abstract.carry))
 
 
 def on_devices(state: TrainState, places: TrainState) -> TrainState:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from llm_jax.core.carry import enter
 from llm_jax.core.types import (
     Batch,
     GradFn,
@@ -51,12 +52,15 @@ def accumulated(grad_fn: GradFn, params: Params, batch: Batch, key: Key, count: 
   if count == 1:
     return grad_fn(params, batch, key)
   micro = jax.tree.map(lambda a: a.reshape(a.shape[0] // count, count, *a.shape[1:]).swapaxes(0, 1), batch)
-  first = jax.eval_shape(grad_fn, params, jax.tree.map(lambda a: a[0], micro), key)
-  zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), first)
-  def add(total: tuple[Loss, Params], xs: tuple[Batch, jax.Array]) -> tuple[tuple[Loss, Params], None]:
+  loss, grads = jax.eval_shape(grad_fn, params, jax.tree.map(lambda a: a[0], micro), key)
+  zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), (loss._replace(carry=None), grads))
+  def add(total: tuple[Loss, Params], xs: tuple[Batch, jax.Array]) -> tuple[tuple[Loss, Params], Any]:
     part, index = xs
-    return jax.tree.map(jnp.add, total, grad_fn(params, part, jax.random.fold_in(key, index))), None
-  return jax.lax.scan(add, zeros, (micro, jnp.arange(count)))[0]
+    loss, grads = grad_fn(params, part, jax.random.fold_in(key, index))
+    return jax.tree.map(jnp.add, total, (loss._replace(carry=None), grads)), loss.carry
+  (loss, grads), carry = jax.lax.scan(add, zeros, (micro, jnp.arange(count)))
+  rows = lambda a: a.swapaxes(0, 1).reshape(-1, *a.shape[2:])  # as they came
+  return loss._replace(carry=jax.tree.map(rows, carry)), grads
 
 
 def make_train_step(apply: Callable, objective: Objective, learner: Learner, optimizer: optax.GradientTransformation, *,
@@ -69,6 +73,7 @@ def make_train_step(apply: Callable, objective: Objective, learner: Learner, opt
   """
   def train_step(state: TrainState, batch: Batch, knobs: Knobs) -> tuple[TrainState, StepMetrics]:
     key = jax.random.fold_in(state.key, state.step)
+    batch = enter(batch, state.carry) if state.carry else batch
     fault = faults.loss_scale(state.step)
 
     def loss_fn(params: Params, batch: Batch, key: Key | None) -> tuple[jax.Array, Loss]:
@@ -77,7 +82,7 @@ def make_train_step(apply: Callable, objective: Objective, learner: Learner, opt
         losses = losses._replace(about=about(state.frozen, batch, key, knobs))
       loss = weighting(losses, knobs)
       total = loss.total if fault is None else loss.total * fault
-      return total, loss._replace(total=total)
+      return total, loss._replace(total=total, carry=losses.carry)
 
     loss, grads = accumulated(learner(loss_fn, state.step), state.params, batch, key, accumulate)
     weight = jnp.maximum(loss.weight, 1e-8)
@@ -87,13 +92,15 @@ def make_train_step(apply: Callable, objective: Objective, learner: Learner, opt
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     average = ema(state.ema, params, state.step) if ema else state.ema
-    params, opt_state, average = select(good, (params, opt_state, average),
-                                        (state.params, state.opt_state, state.ema))
+    carry = loss.carry if state.carry else state.carry
+    params, opt_state, average, carry = select(good, (params, opt_state, average, carry),
+                                               (state.params, state.opt_state, state.ema, state.carry))
     rate = schedule(state.step - state.guard["skipped"])  # the optimizer does not count what is skipped
     metrics = {"loss": mean, "gradient_norm": norm, "learning_rate": jnp.asarray(rate), "target_tokens": loss.weight,
                "skipped_updates": guard_state["skipped"], "skipped_in_a_row": guard_state["consecutive"],
                **divide(loss.metrics)}
-    state = state.replace(step=state.step + 1, params=params, opt_state=opt_state, ema=average, guard=guard_state)
+    state = state.replace(step=state.step + 1, params=params, opt_state=opt_state, ema=average, guard=guard_state,
+                          carry=carry)
     return state, {name: value.astype(jnp.float32) for name, value in metrics.items()}
   return train_step
 
@@ -101,12 +108,15 @@ def make_train_step(apply: Callable, objective: Objective, learner: Learner, opt
 def make_eval_step(apply: Callable, objective: Objective) -> Callable:
   """eval_step(params, frozen, batch) -> {metric: Mean}: loss and the objective's metrics, deterministic, still sums.
 
-  The loss is that of the data: what training adds for the architecture's sake (expert balance) is left out.
+  The loss is that of the data: what training adds for the architecture's sake (expert balance) is left out. A batch
+  that brings the state of its rows as 'carry' gets the state after them under that name, which is no metric.
   """
   def eval_step(params: Params, frozen: Params, batch: Batch) -> Metrics:
+    batch = enter(batch, batch["carry"]) if "carry" in batch else batch
     losses = objective(apply, {**frozen, **params}, batch, None, {})
     loss = mean_weighting(losses._replace(auxiliary=0.0), {})
-    return {"loss": Mean(loss.total, loss.weight)} | loss.metrics
+    return {"loss": Mean(loss.total, loss.weight)} | loss.metrics | (
+        {"carry": losses.carry} if "carry" in batch else {})
   return eval_step
 
 

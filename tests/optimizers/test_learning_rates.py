@@ -40,7 +40,14 @@ def test_warmup_ends_at_the_peak_and_decay_at_the_floor(decay):
   np.testing.assert_allclose(rate(T), floor, rtol=1e-5)
 
 
-@pytest.mark.parametrize("decay", DECAYS)
+def test_halving_is_a_staircase_from_the_start_of_the_cooldown_on():
+  """Zaremba et al. 2014: 13 epochs, halved in each after the fourth."""
+  rate = schedule(peak=1.0, total=130, decay="halve", cooldown=90, halvings=9)
+  np.testing.assert_allclose([rate(t) for t in (0, 39, 40, 49, 50, 129, 200)],
+                             [1, 1, 0.5, 0.5, 0.25, 0.5**9, 0.5**9])
+
+
+@pytest.mark.parametrize("decay", [d for d in DECAYS if d != "halve"])
 def test_no_jumps_and_never_above_the_peak(decay):
   warmup = 0 if decay == "range_test" else W
   rate = schedule(peak=P, total=T, warmup=warmup, decay=decay, cooldown_shape="linear")

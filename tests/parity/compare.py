@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 
 import jax
 import jax.numpy as jnp
+import networks
 import numpy as np
 from losses import LOSSES, shifted
 from other_formats import translated
@@ -32,6 +33,9 @@ from llm_jax.hub import folder as hub_folder
 from llm_jax.hub import tensor_names
 
 ATOL, RTOL = 1e-4, 2e-5
+# Networks that transformers does not have, by their class: called with the recorded inputs, answering by their names.
+OTHERS = {"RNNLM": networks.recurrent, "BiRNN": networks.recurrent,
+          "ZhangCharCNN": networks.characters, "KimCharLM": networks.characters}
 NOT_MODEL_INPUTS = ("labels", "mc_labels", "start_positions", "end_positions", "next_sentence_label",
                     "masked_lm_labels", "ent_labels")
 
@@ -105,6 +109,8 @@ def call(case: Case, model, params):
     inputs["output_hidden_states"] = True
   if any(name.startswith("router_logits") for name in case.expected):
     inputs["output_router_logits"] = True
+  if case.architecture in OTHERS:
+    return OTHERS[case.architecture](model, params, inputs)
   if case.architecture.endswith("ForConditionalGeneration") and "decoder_input_ids" not in inputs:
     inputs["decoder_input_ids"] = shifted(case.inputs["labels"], case.config)
   if "first_ids" in inputs:

@@ -73,5 +73,5 @@ LOSSES = {
     "ForMaskedLM": plain, "XLNetLMHeadModel": plain, "ForConditionalGeneration": plain,
     "ForQuestionAnsweringSimple": span, "ForCausalLM": causal, "LMHeadModel": causal, "ElectraForPreTraining": replaced,
     "ForReplacedTokenDetection": replaced,
-    "ForPreTraining": pretraining,
+    "ForPreTraining": pretraining, "RNNLM": plain, "ZhangCharCNN": plain, "KimCharLM": plain,
 }
