@@ -5,9 +5,11 @@
     python -m llm_jax.train --config=configs/metaicl.py:debug --workdir=/tmp/debug
     python -m llm_jax.evaluate --workdir=runs/metaicl --seeds=5     # 0, 1 and 4 shots, in context and by gradient
 
-The tasks are made from the text itself (which word was masked?). A labelled text of one's own, a class per subfolder:
+The tasks are made from the text itself (which word was masked?). Labelled text of one's own, a class per subfolder or,
+in .jsonl and .parquet, per value of a column:
 
     --config.data.name=labelled_episodes --config.data.text="dict(name='text_folder', path='reviews')"
+    --config.data.text="dict(name='text_folder', path='reviews.jsonl', domain_column='label')"
 """
 
 from ml_collections import ConfigDict
