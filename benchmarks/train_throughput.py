@@ -3,15 +3,19 @@
   python benchmarks/train_throughput.py --torch_python=VENV/bin/python [--sizes=big,small] [--threads=2,1]
   python benchmarks/train_throughput.py --torch_python=VENV/bin/python --sizes=bert_base --gelus=erf --rounds=5 \
       --out=benchmarks/results/train_throughput_bert_cpu.json
+  python benchmarks/train_throughput.py --torch_python=VENV/bin/python --sizes=t5_small --rounds=5 \
+      --out=benchmarks/results/train_throughput_t5_cpu.json
 
-The peer of GPT-2 shapes is a plain GPT-2, that of BERT shapes BertForMaskedLM of transformers; `ours_as_trained` is our
-BERT step as a run has it, which scores the masked tokens alone. Same shapes, batch, gelu, clipping and AdamW (fused in
-PyTorch); forward, backward and update are timed. In bfloat16 both multiply in bfloat16 with float32 parameters, norms,
-softmax, loss and optimizer; autocast keeps the residual stream and elementwise operations in float32, ours are bfloat16
-outside norms. Our process has the allocator settings that our doors apply; PyTorch is measured as it comes and, as a
-variant of its own, with the same settings. All contenders are in memory at once: BERT-base takes 2 GB each. Results are
-JSON, with every round's median, the machine and the versions; beside the ratio of median step times stand those of the
-best steps and of the processor time that a step takes, which other work on the machine disturbs least.
+The peer of GPT-2 shapes is a plain GPT-2, that of BERT shapes BertForMaskedLM of transformers, that of T5 shapes
+(version 1.0, whose activation is relu) T5ForConditionalGeneration, where the tokens of source and target count;
+`ours_as_trained` is our BERT step as a run has it, which scores the masked tokens alone. Same shapes, batch, gelu,
+clipping and AdamW (fused in PyTorch); forward, backward and update are timed. In bfloat16 both multiply in bfloat16
+with float32 parameters, norms, softmax, loss and optimizer; autocast keeps the residual stream and elementwise
+operations in float32, ours are bfloat16 outside norms. Our process has the allocator settings that our doors apply;
+PyTorch is measured as it comes and, as a variant of its own, with the same settings. All contenders are in memory at
+once: BERT-base takes 2 GB each. Results are JSON, with every round's median, the machine and the versions; beside the
+ratio of median step times stand those of the best steps and of the processor time that a step takes, which other work
+on the machine disturbs least.
 """
 
 import argparse
@@ -32,6 +36,8 @@ SIZES = {
     "small": dict(network="gpt2", depth=4, width=128, heads=4, length=64, batch=12, vocab=65),
     "bert_base": dict(network="bert", depth=12, width=768, heads=12, length=128, batch=8, vocab=30_522),
     "bert_mini": dict(network="bert", depth=4, width=256, heads=4, length=128, batch=8, vocab=30_522),
+    "t5_small": dict(network="t5", depth=6, width=512, heads=8, length=128, written=32, batch=8, vocab=32_128),
+    "t5_mini": dict(network="t5", depth=2, width=128, heads=2, length=128, written=32, batch=8, vocab=1_024),
 }
 OURS = {
     "ours_scan": dict(malloc=True, scan=True, attention="auto"),
@@ -62,7 +68,7 @@ def measure(size: str, dtype: str, gelu: str, threads: int, options: argparse.Na
   steps = dict(pair.split("=") for pair in options.steps.split(","))
   load_before = os.getloadavg()[0]
   worker.alternate(list(workers.values()), options.rounds, int(steps[size]))
-  tokens = common["batch"] * common["length"]
+  tokens = common["batch"] * (common["length"] + common.get("written", 0))
   row: dict[str, Any] = dict(size=size, dtype=dtype, gelu=gelu, threads=threads, load_before=load_before, contenders={})
   for name, w in workers.items():
     w.close()
@@ -98,7 +104,8 @@ def main() -> None:
   parser.add_argument("--gelus", default="tanh", help="tanh, erf or both")
   parser.add_argument("--threads", default="2")
   parser.add_argument("--rounds", type=int, default=7)
-  parser.add_argument("--steps", default="big=3,small=20,bert_base=1,bert_mini=5", help="steps per round and contender")
+  parser.add_argument("--steps", default="big=3,small=20,bert_base=1,bert_mini=5,t5_small=2,t5_mini=10",
+                      help="steps per round and contender")
   parser.add_argument("--contenders", default="", help=f"of {', '.join([*OURS, *TORCH])} ...; all when empty")
   parser.add_argument("--out", default=str(HERE / "results" / "train_throughput_cpu.json"))
   options = parser.parse_args()

@@ -143,13 +143,16 @@ def save(folder: str | os.PathLike, model: Model, params: Params, tokenizer: Any
   safetensors_files.write(folder, sizes, lambda name: make(written[name]), max_shard_bytes)
   if tokenizer is not None:
     tokenizer_export.export(tokenizer, folder)
-    said |= {key: i for key, i in special_ids(tokenizer.special).items() if said.get(key) is None}
+    said |= {key: i for key, i in special_ids(tokenizer.special, "decoder_start_token_id" in said).items()
+             if said.get(key) is None}
   (folder / "config.json").write_text(json.dumps(said, indent=2, sort_keys=True) + "\n", "utf-8")
 
 
-def special_ids(special: Mapping[str, int]) -> dict[str, int]:
-  """config.json's keys for the roles that it has; a document's end ends a text."""
-  roles = dict(bos=special.get("bos"), eos=special.get("eos", special.get("eod")), pad=special.get("pad"))
+def special_ids(special: Mapping[str, int], decodes: bool = False) -> dict[str, int]:
+  """config.json's keys for the roles that it has; a document's end ends a text, and a decoder that reads an encoder
+  begins with padding."""
+  roles = dict(bos=special.get("bos"), eos=special.get("eos", special.get("eod")), pad=special.get("pad"),
+               decoder_start=special.get("pad") if decodes else None)
   return {f"{role}_token_id": i for role, i in roles.items() if i is not None}
 
 

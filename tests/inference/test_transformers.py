@@ -16,7 +16,8 @@ from llm_jax import hub
 from llm_jax.inference.beam import BeamSearch
 from llm_jax.inference.generate import Generator
 from llm_jax.inference.sampling import Sampling
-from llm_jax.models import gpt
+from llm_jax.models import gpt, t5
+from llm_jax.models.t5_sizes import T5Config
 
 PYTHON = os.environ.get("LLM_JAX_TORCH_PYTHON") or (sys.executable if importlib.util.find_spec("torch") else None)
 PROMPTS = [[1, 2, 3, 4], [11, 12, 13, 14], [5, 4, 3, 2]]
@@ -27,19 +28,25 @@ BEAMS = [dict(num_beams=n, length_penalty=p, early_stopping=e, repetition_penalt
 PEER = """
 import json, sys, torch, transformers
 folder, prompts, greedy, beams = json.loads(sys.stdin.read())
-model = transformers.GPT2LMHeadModel.from_pretrained(folder).eval()
+name = json.load(open(folder + "/config.json"))["architectures"][0]
+model = getattr(transformers, name).from_pretrained(folder).eval()
 ids = torch.tensor(prompts)
+skipped = 1 if model.config.is_encoder_decoder else ids.shape[1]
 common = dict(attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=12, eos_token_id=[7, 9],
               pad_token_id=0)
-print(json.dumps([model.generate(ids, **common, **o)[:, ids.shape[1]:].tolist() for o in greedy + beams]))
+print(json.dumps([model.generate(ids, **common, **o)[:, skipped:].tolist() for o in greedy + beams]))
 """
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(PYTHON is None, reason="no PyTorch: set LLM_JAX_TORCH_PYTHON")
-def test_the_same_tokens_as_transformers(tmp_path):
-  model = gpt.build(31, 32, variant="debug", width=32, depth=2, heads=4, positions=32)
-  params = {n: a * 5 if n.endswith(("kernel", "embedding")) else a
+@pytest.mark.parametrize("kind", ["gpt2", "t5"])
+def test_the_same_tokens_as_transformers(kind, tmp_path):
+  if kind == "gpt2":
+    model, louder = gpt.build(31, 32, variant="debug", width=32, depth=2, heads=4, positions=32), 5.0
+  else:
+    model, louder = t5.from_config(T5Config(31, 32, 2, heads=4, head_width=6, hidden=40)), 1.5
+  params = {n: a * louder if n.endswith(("kernel", "embedding")) else a
             for n, a in jax.jit(model.init)(jax.random.key(0)).items()}
   hub.save(tmp_path, model, params)
   request = json.dumps([str(tmp_path), PROMPTS, GREEDY, BEAMS])

@@ -19,6 +19,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import encoder_cases
 import numpy as np
+import t5_xlnet_cases
 import torch
 import transformers
 
@@ -183,7 +184,8 @@ def deberta_v2(r: random.Random) -> tuple[str, Any]:
 
 
 FAMILIES = {f.__name__: f for f in (gpt1, gpt2, llama, mistral, qwen2, qwen3, gemma, gemma2, gemma3,
-                                    mixtral, qwen3_moe, deberta, deberta_v2)} | encoder_cases.FAMILIES
+                                    mixtral, qwen3_moe, deberta, deberta_v2)}
+FAMILIES |= encoder_cases.FAMILIES | t5_xlnet_cases.FAMILIES
 
 
 # ---- weights, inputs, outputs
@@ -227,14 +229,15 @@ def inputs_for(architecture: str) -> dict[str, torch.Tensor]:
 
 def outputs_of(model: torch.nn.Module, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
   routed = hasattr(model.config, "output_router_logits") and type(model).__name__.endswith(LM)
-  out = model(**inputs, output_hidden_states=True, **({"output_router_logits": True} if routed else {}))
+  out = t5_xlnet_cases.run(model, inputs | ({"output_router_logits": True} if routed else {}))
   names = ("last_hidden_state", "logits", "start_logits", "end_logits", "mc_logits", "mc_loss", "loss",
-           "prediction_logits", "seq_relationship_logits", "pooler_output")
+           "prediction_logits", "seq_relationship_logits", "pooler_output", "encoder_last_hidden_state")
   found = {name: out[name] for name in names if out.get(name) is not None}
   if "mc_loss" in found:
     found |= dict(lm_loss=out.loss, loss=out.loss + out.mc_loss)
   else:
-    found |= {f"hidden_states.{i}": h for i, h in enumerate(out.hidden_states)}
+    for stem in ("hidden_states", "encoder_hidden_states", "decoder_hidden_states", "mems"):
+      found |= {f"{stem}.{i}": h for i, h in enumerate(out.get(stem) or ())}
   if routed:
     found |= {f"router_logits.{i}": h for i, h in enumerate(out.router_logits)} | dict(aux_loss=out.aux_loss)
   return found
@@ -282,7 +285,9 @@ def write(folder: pathlib.Path, family: str, seed: int) -> None:
   loud(model)
   encoder = family in encoder_cases.FAMILIES
   encoder_cases.one_bias(model)
-  inputs = encoder_cases.inputs_for(architecture, config) if encoder else inputs_for(architecture)
+  t5_xlnet_cases.tuned(model)
+  special = encoder_cases if encoder else t5_xlnet_cases if family in t5_xlnet_cases.FAMILIES else None
+  inputs = inputs_for(architecture) if special is None else special.inputs_for(architecture, config)
   found = outputs_of(model, inputs)
   norms: dict[str, float] = {}
   if "loss" in found:
@@ -294,6 +299,8 @@ def write(folder: pathlib.Path, family: str, seed: int) -> None:
   if "past_key_values" in inspect.signature(cls.forward).parameters and architecture.endswith(("LMHeadModel", LM)):
     with torch.no_grad():
       found |= {} if dynamic else greedy(model)
+  if architecture.endswith("ForConditionalGeneration"):
+    found |= t5_xlnet_cases.written(model, inputs)
   folder.mkdir(parents=True, exist_ok=True)
   model.save_pretrained(folder)
   arrays = {f"in.{k}": v.numpy() for k, v in inputs.items()}
