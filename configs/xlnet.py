@@ -28,7 +28,7 @@ def get_config(arg: str = "base") -> ConfigDict:
     c.model = dict(name="xlnet", variant="debug", scan=False)
     c.data = dict(name="stdlib", tokenizer=dict(name="bytes"))
     c.optimizer = dict(name="adamw", peak=3e-3, warmup=50, decay="linear", b2=0.98, eps=1e-6, weight_decay=0.01)
-    c.train = dict(steps=600, batch_size=16, length=128)
+    c.train = dict(steps=400, batch_size=16, length=128)
     c.evaluation = dict(every=200, batches=8)
     c.checkpoint = dict(every=200)
   return c

@@ -42,8 +42,8 @@ class XLNet(nnx.Module):
     self.blocks = stack(lambda r: _block(r, config), config.depth, rngs)
     own = config.head == "lm" and not config.tied
     self.head: Any = Linear(rngs, {"embed": width}, {"vocab": config.vocab_size}, bias=False) if own else None
-    self.head_bias = parameter(rngs, (config.vocab_size,), ("vocab",),
-                               jax.nn.initializers.zeros) if config.head == "lm" else None
+    self.head_bias: Any = parameter(rngs, (config.vocab_size,), ("vocab",),
+                                    jax.nn.initializers.zeros) if config.head == "lm" else None
     pools = config.head in ("sequence", "choice") and config.summary_dense
     self.summary: Any = encoder_heads.Pooler(rngs, width, act=config.summary_act or "linear",
                                              dropout=config.dropout) if pools else None
@@ -69,10 +69,10 @@ class XLNet(nnx.Module):
     """
     if self.config.head == "choice":
       flat = lambda a: None if a is None else a.reshape(-1, a.shape[-1])
-      inputs = [flat(a) for a in (input_ids, attention_mask, input_mask, token_type_ids, segment_ids)]
     else:
-      inputs = [input_ids, attention_mask, input_mask, token_type_ids, segment_ids]
-    ids_BL, mask, padding, types, segments = inputs
+      flat = lambda a: a
+    ids_BL: Any = flat(input_ids)
+    mask, padding, types, segments = map(flat, (attention_mask, input_mask, token_type_ids, segment_ids))
     if mask is not None and padding is not None:
       raise ConfigError("input_mask", "given beside attention_mask", accepted="one of them")
     padding = padding if mask is None else jnp.asarray(mask) == 0
