@@ -206,7 +206,8 @@ def build(vocab_size: int, length: int, *, variant: str = "base", width: int | N
           heads: int | None = None, head_width: int | None = None, hidden: int | None = None, act: str | None = None,
           attn_type: Literal["bi", "uni"] = "bi", clamp_len: int = -1, same_length: bool = False,
           bi_data: bool = False, mem_len: int | None = None, reuse_len: int | None = None, dropout: float = 0.0,
-          tied: bool = True, dtype: Literal["float32", "bfloat16"] = "float32", remat: str = "none", scan: bool = True,
+          tied: bool = True, head: encoder_heads.EncoderHead = "lm", labels: int = 2,
+          dtype: Literal["float32", "bfloat16"] = "float32", remat: str = "none", scan: bool = True,
           attention: Implementation = "auto") -> Model:
   """An XLNet for `vocab_size` tokens; rows of any length.
 
@@ -226,6 +227,8 @@ def build(vocab_size: int, length: int, *, variant: str = "base", width: int | N
     reuse_len: tokens of each segment that are kept; None keeps all.
     dropout: rate on embeddings, distances, attention weights, hidden layers and residuals.
     tied: share the token embedding with the output head.
+    head: lm, or one for labels: sequence, token, question, choice; none for the bare network.
+    labels: number of labels of heads for sequences and tokens.
     dtype: compute type; parameters, norms, softmax and loss stay float32.
     remat: what the backward pass recomputes: none, full, dots, dots_no_batch, offload_dots.
     scan: one compiled layer run in a loop; False unrolls.
@@ -237,4 +240,5 @@ def build(vocab_size: int, length: int, *, variant: str = "base", width: int | N
   sizes = VARIANTS[variant] | {k: v for k, v in given.items() if v is not None}
   return from_config(XLNetConfig(vocab_size=vocab_size, attn_type=attn_type, clamp_len=clamp_len, bi_data=bi_data,
                                  same_length=same_length, mem_len=mem_len, reuse_len=reuse_len, dropout=dropout,
-                                 tied=tied, dtype=dtype, remat=remat, scan=scan, attention=attention, **sizes))
+                                 tied=tied, head=head, labels=labels, dtype=dtype, remat=remat, scan=scan,
+                                 attention=attention, **sizes))
