@@ -9,13 +9,14 @@ import os
 import pathlib
 import re
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from absl import flags
 
 from llm_jax.core import allocator
-from llm_jax.core.errors import ConfigError, LlmJaxError, nearest_name
+from llm_jax.core.errors import ConfigError, LlmJaxError, RestartError, nearest_name
 
 Overrides = list[tuple[str, str]]
 
@@ -25,18 +26,30 @@ def run(main: Callable[[Any, Overrides], int | None], define: Callable[[flags.Fl
   """Parses the command line, runs `main(flag values, config overrides)`, and exits with its code.
 
   A LlmJaxError is printed without a traceback and gives its own exit code; other exceptions are bugs and are raised.
+  One of several processes does not wait for the others when it fails: they are stuck without it, and end by themselves.
   """
+  several = False
   try:
     values, overrides = parse(list(sys.argv if argv is None else argv), define)
     prepare_process(values)
+    several = join_others(values)
     code = main(values, overrides)
   except LlmJaxError as e:
     print(f"error: {e}", file=sys.stderr)
     code = e.exit_code
   except BrokenPipeError:
     code = 0
+  except Exception:
+    if not several:
+      raise
+    traceback.print_exc()
+    code = 1
   sys.stdout.flush()
-  sys.exit(code or 0)
+  code = code or 0
+  if several and code not in (0, RestartError.exit_code):  # those stop in good order, all together
+    sys.stderr.flush()
+    os._exit(code)
+  sys.exit(code)
 
 
 def parse(argv: list[str], define: Callable[[flags.FlagValues], None]) -> tuple[flags.FlagValues, Overrides]:
@@ -47,6 +60,9 @@ def parse(argv: list[str], define: Callable[[flags.FlagValues], None]) -> tuple[
   """
   values = flags.FlagValues()
   flags.DEFINE_integer("fake_devices", 0, "Pretend that the CPU is this many devices.", flag_values=values)
+  flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, where no launcher says it.", flag_values=values)
+  flags.DEFINE_integer("processes", None, "How many processes share the run.", flag_values=values)
+  flags.DEFINE_integer("process", None, "Which of them this is, from 0.", flag_values=values)
   flags.DEFINE_bool("help", False, "Print the flags of this door.", short_name="h", flag_values=values)
   define(values)
   overrides, rest = split_overrides(argv[1:])
@@ -104,6 +120,16 @@ def prepare_process(values: flags.FlagValues) -> None:
     kept = re.sub(r"--xla_force_host_platform_device_count=\d+", "", os.environ.get("XLA_FLAGS", ""))
     os.environ["XLA_FLAGS"] = f"{kept} --xla_force_host_platform_device_count={values.fake_devices}".strip()
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+
+def join_others(values: flags.FlagValues) -> bool:
+  """Joins the other processes of this run, if there are any -> whether there are."""
+  from llm_jax.parallel import cluster
+
+  found = cluster.find(os.environ, values.coordinator, values.processes, values.process)
+  if found is not None:
+    cluster.join(found)
+  return found is not None
 
 
 def read_config(flag: str | None, workdir: str | None, overrides: Overrides, schema: Any) -> dict[str, Any]:

@@ -54,8 +54,9 @@ class Run:
   def abstract_state(self) -> TrainState:
     """Shapes and shardings of the state."""
     abstract = jax.eval_shape(self._make_state, jax.random.key(0))
-    return train_state.with_shardings(abstract, train_state.shardings(abstract, self.rules, self.model.logical_axes,
-                                                                      self.optimizer))
+    places = train_state.shardings(abstract, self.rules, self.model.logical_axes, self.optimizer,
+                                   self.train.split_state)
+    return train_state.with_shardings(abstract, places)
 
   @functools.cached_property
   def state_shardings(self) -> TrainState:

@@ -16,6 +16,7 @@ from llm_jax.layers import cache as kv
 from llm_jax.layers.attention import Attention
 from llm_jax.layers.dot_product import Visibility
 from llm_jax.layers.dropout import dropout, split
+from llm_jax.layers.feed_forward import FeedForward
 from llm_jax.parallel.rules import constrain
 
 Norms = Literal["pre", "post", "sandwich"]
@@ -38,15 +39,16 @@ class Block(nnx.Module):
   Args of the constructor:
     norm: makes one norm over D. attention, feed_forward: the two halves; None where the call brings the second.
     norms: 'pre' x + f(norm(x)) (GPT-2, Llama); 'post' norm(x + f(x)) (GPT-1, BERT); 'sandwich' x + norm(f(norm(x)))
-      (Gemma 2). dropout: of each half's output. split_remat: checkpoint the parts around attention, whose own residuals
-      are then kept and whose kernel is not run again in the backward pass. cross_attention: reads `memory`, where there
-      is one, after attention, with a norm and a residual of its own.
+      (Gemma 2). dropout: of each half's output. remat: 'split' checkpoints the parts around attention, whose own
+      residuals are then kept and whose kernel is not run again in the backward pass; 'split_wide' keeps the wide
+      arrays of the feed-forward block too, so that none of its products is. Other policies are layers/stack.py's.
+      cross_attention: reads `memory`, where there is one, after attention, with a norm and a residual of its own.
   """
 
   def __init__(self, norm: Callable[[], nnx.Module], attention: Attention, feed_forward: nnx.Module | None, *,
-               norms: Norms = "pre", dropout: float = 0.0, split_remat: bool = False,
+               norms: Norms = "pre", dropout: float = 0.0, remat: str = "none",
                cross_attention: Attention | None = None):
-    self.norms, self.dropout, self.split_remat = norms, dropout, split_remat
+    self.norms, self.dropout, self.remat = norms, dropout, remat
     self.attention_norm, self.attention = norm(), attention
     self.feed_forward_norm, self.feed_forward = norm(), feed_forward
     self.attention_out_norm = norm() if norms == "sandwich" else None
@@ -79,7 +81,7 @@ class Block(nnx.Module):
     before: Any = Block._before
     between: Any = Block._between
     after: Any = partial(Block._after, crossed=crossed)
-    if self.split_remat:
+    if self.remat in ("split", "split_wide"):
       before, between, after = jax.checkpoint(before), jax.checkpoint(between), jax.checkpoint(after)
     q, k, v = before(self, x_BLD, rotation)
     q = q if query_factor is None else q * jnp.asarray(query_factor, q.dtype)
@@ -91,6 +93,8 @@ class Block(nnx.Module):
       attended = self.cross_attention.attend(q, *(memory.kept or kept), memory.visibility, keys[3])
     feed_forward = self.feed_forward if feed_forward is None else feed_forward
     further = dict(inputs or {}) | ({"key": keys[4]} if getattr(feed_forward, "dropout", 0.0) else {})
+    if self.remat == "split_wide" and isinstance(feed_forward, FeedForward):
+      after = partial(Block._after_in_two, crossed=crossed)
     x_BLD, said = after(self, x_BLD, attended, tuple(keys[:2]), feed_forward, further)
     return x_BLD, cache, said
 
@@ -105,12 +109,27 @@ class Block(nnx.Module):
 
   def _after(self, x: jax.Array, attended: jax.Array, keys: tuple[jax.Array | None, ...], feed_forward: Any,
              inputs: dict[str, Any], crossed: bool) -> tuple[jax.Array, tuple]:
-    last: Any = ((self.cross_attention, self.cross_norm, self.cross_out_norm) if crossed else
-                 (self.attention, self.attention_norm, self.attention_out_norm))
+    last = self._last(crossed)
     x = self._residual(x, last[0].out(attended), last[1], last[2], keys[0])
     inner = feed_forward(x if self.norms == "post" else self.feed_forward_norm(x), **inputs)
     inner, said = (inner[0], inner[1:]) if isinstance(inner, tuple) else (inner, ())
     return self._residual(x, inner, self.feed_forward_norm, self.feed_forward_out_norm, keys[1]), said
+
+  def _after_in_two(self, x: jax.Array, attended: jax.Array, keys: tuple[jax.Array | None, ...],
+                    feed_forward: FeedForward, inputs: dict[str, Any], crossed: bool) -> tuple[jax.Array, tuple]:
+    """As `_after`, with the cut where the feed-forward block is widest."""
+    def widen(self: Block, x: jax.Array, attended: jax.Array, key: jax.Array | None, feed_forward: FeedForward) -> Any:
+      last = self._last(crossed)
+      x = self._residual(x, last[0].out(attended), last[1], last[2], key)
+      return x, feed_forward.expand(x if self.norms == "post" else self.feed_forward_norm(x))
+    x, wide = jax.checkpoint(widen)(self, x, attended, keys[0], feed_forward)
+    inner = jax.checkpoint(FeedForward.contract)(feed_forward, wide, **inputs)
+    return self._residual(x, inner, self.feed_forward_norm, self.feed_forward_out_norm, keys[1]), ()
+
+  def _last(self, crossed: bool) -> Any:
+    """The attention that feed-forward follows, its norm and the norm after it."""
+    return ((self.cross_attention, self.cross_norm, self.cross_out_norm) if crossed else
+            (self.attention, self.attention_norm, self.attention_out_norm))
 
   def _residual(self, x: jax.Array, y: jax.Array, norm: nnx.Module, out_norm: nnx.Module | None,
                 key: jax.Array | None) -> jax.Array:

@@ -47,7 +47,14 @@ class FeedForward(nnx.Module):
     self.down = Linear(rngs, {"mlp": hidden}, {"embed": width}, bias=bias, init=out_init or init)
 
   def __call__(self, x_BLD: jax.Array, key: jax.Array | None = None) -> jax.Array:
+    return self.contract(self.expand(x_BLD), key)
+
+  def expand(self, x_BLD: jax.Array) -> tuple[jax.Array, ...]:
+    """-> the wide arrays before the activation: in(x), and gate(x) when gated; each (B, L, F)."""
+    return (self.up(x_BLD),) if self.gate is None else (self.up(x_BLD), self.gate(x_BLD))
+
+  def contract(self, wide: tuple[jax.Array, ...], key: jax.Array | None = None) -> jax.Array:
+    """The rest: activation, product, dropout and the way back to (B, L, D)."""
     act = activation(self.act)
-    hidden_BLF = self.up(x_BLD)
-    hidden_BLF = in_float32(act, hidden_BLF) if self.gate is None else in_float32(act, self.gate(x_BLD)) * hidden_BLF
+    hidden_BLF = in_float32(act, wide[0]) if self.gate is None else in_float32(act, wide[1]) * wide[0]
     return self.down(constrain(dropout(hidden_BLF, self.dropout, key), "batch", "length", "mlp"))

@@ -25,6 +25,7 @@ POLICIES: dict[str, Any] = {
     "dots_no_batch": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
     "offload_dots": jax.checkpoint_policies.offload_dot_with_no_batch_dims("device", "pinned_host"),
     "split": None,  # the block itself has two checkpointed halves with attention outside both
+    "split_wide": None,  # and keeps the wide arrays of the feed-forward block
 }
 
 
@@ -171,8 +172,8 @@ def _in_order(how: _How, layers: _Layers, carry: Any) -> tuple[Any, Any]:
   def step(carry: Any, block: Any, index: jax.Array | int, kind: Any, extra: Any) -> tuple[Any, Any]:
     kept = None if collect is None else collect(carry)
     body = lambda block, carry, index, extra: how.call(block, carry, index, kind, extra)
-    if how.remat not in ("none", "split"):
-      body = jax.checkpoint(body, policy=POLICIES[check_policy(how.remat)], prevent_cse=not how.scan)
+    if POLICIES[check_policy(how.remat)] is not None:
+      body = jax.checkpoint(body, policy=POLICIES[how.remat], prevent_cse=not how.scan)
     return body(block, carry, index, extra), kept
 
   size = period(how.patterns) if how.scan else count

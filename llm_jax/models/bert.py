@@ -142,7 +142,7 @@ def build(vocab_size: int, length: int, *, variant: str = "base", width: int | N
     dropout: rate on embeddings, residuals and attention weights.
     tied: share the token embedding with the output head.
     dtype: compute type; parameters, norms, softmax and loss stay float32.
-    remat: what the backward pass recomputes: none, full, dots, dots_no_batch, offload_dots, split.
+    remat: what the backward pass recomputes: none, full, dots, dots_no_batch, offload_dots, split, split_wide.
     scan: one compiled layer run in a loop; False unrolls (slower to compile, a few percent faster to run).
     attention: implementation behind the attention door.
   """

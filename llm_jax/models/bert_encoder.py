@@ -133,7 +133,7 @@ def _block(rngs: nnx.Rngs, c: BertConfig) -> Block:
                         options=AttentionOptions(dropout=c.attention_dropout, implementation=c.attention))
   return Block(partial(LayerNorm, rngs, c.width, epsilon=c.epsilon), attention,
                FeedForward(rngs, c.width, c.hidden, act=c.act), norms="post", dropout=c.dropout,
-               split_remat=c.remat == "split")
+               remat=c.remat)
 
 
 def check(config: BertConfig) -> BertConfig:

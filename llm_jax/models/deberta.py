@@ -168,7 +168,7 @@ def _block(rngs: nnx.Rngs, c: DebertaConfig) -> DisentangledBlock:
                                     key_bias=c.form == "v2",
                                     options=AttentionOptions(dropout=c.attention_dropout, implementation=c.attention))
   return DisentangledBlock(rngs, c.width, attention, FeedForward(rngs, c.width, c.hidden, act=c.act),
-                           epsilon=c.epsilon, dropout=c.dropout, split_remat=c.remat == "split")
+                           epsilon=c.epsilon, dropout=c.dropout, split_remat=c.remat.startswith("split"))
 
 
 def from_config(config: DebertaConfig) -> Model:

@@ -140,7 +140,7 @@ def _block(rngs: nnx.Rngs, c: DecoderConfig) -> Block:
                         qk_norm=dict(epsilon=c.epsilon, offset=c.norm_offset) if c.qk_norm else None,
                         out_init=_residual(c), options=options)
   return Block(partial(_norm, rngs, c), attention, None if c.experts else _feed_forward(rngs, c), norms=c.norms,
-               dropout=c.dropout, split_remat=c.remat == "split")
+               dropout=c.dropout, remat=c.remat)
 
 
 def _residual(c: DecoderConfig) -> Init:
@@ -228,7 +228,7 @@ def build(vocab_size: int, length: int, *, variant: str = "llama3.2-1b", width: 
     dropout: rate on embeddings, residuals and attention weights.
     tied: share the token embedding with the output head.
     dtype: compute type; parameters, norms, softmax and loss stay float32.
-    remat: what the backward pass recomputes: none, full, dots, dots_no_batch, offload_dots, split.
+    remat: what the backward pass recomputes: none, full, dots, dots_no_batch, offload_dots, split, split_wide.
     scan: one compiled period of layers run in a loop; False unrolls.
     attention: implementation behind the attention door.
   """

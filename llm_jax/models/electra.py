@@ -125,7 +125,7 @@ def build(vocab_size: int, length: int, *, variant: str = "small", head: Head = 
     labels: number of labels of the heads 'sequence' and 'token'.
     dropout: rate on embeddings, residuals and attention weights.
     dtype: compute type; parameters, norms, softmax and loss stay float32.
-    remat: what the backward pass recomputes: none, full, dots, dots_no_batch, offload_dots, split.
+    remat: what the backward pass recomputes: none, full, dots, dots_no_batch, offload_dots, split, split_wide.
     scan: one compiled layer run in a loop; False unrolls (slower to compile, a few percent faster to run).
     attention: implementation behind the attention door.
   """

@@ -164,7 +164,7 @@ def _block(rngs: nnx.Rngs, c: GPTConfig) -> Block:
                                                  implementation=c.attention))
   feed_forward = FeedForward(rngs, c.width, c.hidden or 4 * c.width, act=c.act, out_init=residual)
   return Block(partial(LayerNorm, rngs, c.width, epsilon=c.epsilon), attention, feed_forward, norms=c.norms,
-               dropout=c.residual_dropout, split_remat=c.remat == "split")
+               dropout=c.residual_dropout, remat=c.remat)
 
 
 def from_config(config: GPTConfig) -> Model:
@@ -204,7 +204,7 @@ def build(vocab_size: int, length: int, *, variant: str = "124m", width: int | N
     dropout: rate on embeddings, residuals and attention weights.
     tied: share the token embedding with the output head.
     dtype: compute type; parameters, norms, softmax and loss stay float32.
-    remat: what the backward pass recomputes: none, full, dots, dots_no_batch, offload_dots, split.
+    remat: what the backward pass recomputes: none, full, dots, dots_no_batch, offload_dots, split, split_wide.
     scan: one compiled layer run in a loop; False unrolls (slower to compile, a few percent faster to run).
     attention: implementation behind the attention door.
   """

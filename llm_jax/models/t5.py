@@ -197,7 +197,7 @@ def _block(rngs: nnx.Rngs, c: T5Config, decoder: bool) -> Block:
   feed_forward = FeedForward(rngs, c.width, c.hidden, act=c.act, gated=c.gated, bias=False, init=normal(c.width**-0.5),
                              out_init=normal(c.hidden**-0.5), dropout=c.dropout)
   return Block(partial(RMSNorm, rngs, c.width, epsilon=c.epsilon), attention(), feed_forward, dropout=c.dropout,
-               split_remat=c.remat == "split", cross_attention=attention() if decoder else None)
+               remat=c.remat, cross_attention=attention() if decoder else None)
 
 
 def from_config(config: T5Config) -> Model:
@@ -242,7 +242,7 @@ def build(vocab_size: int, length: int, *, variant: str = "small", width: int | 
     dropout: rate on embeddings, residuals, hidden layers and attention weights.
     tied: share the token embedding with the output head.
     dtype: compute type; parameters, norms, softmax and loss stay float32.
-    remat: what the backward pass recomputes: none, full, dots, dots_no_batch, offload_dots, split.
+    remat: what the backward pass recomputes: none, full, dots, dots_no_batch, offload_dots, split, split_wide.
     scan: one compiled layer run in a loop; False unrolls.
     attention: implementation behind the attention door; the bias by distance leaves 'xla' alone.
   """

@@ -12,12 +12,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from llm_jax.core import devices
 from llm_jax.core.errors import ConfigError
 from llm_jax.core.types import Mean, Metrics
 
 CHUNK_BYTES = 256 * 2**20  # float32 logits that one device may hold at once under chunk='auto'
+HELD_BYTES = 2**31  # the same of 16-bit logits, which the backward pass reads instead of computing them again
 
 
 def token_cross_entropy(hidden_BLD: jax.Array, unembed: Callable[[jax.Array], jax.Array], targets_BL: jax.Array, *,
@@ -30,8 +32,8 @@ def token_cross_entropy(hidden_BLD: jax.Array, unembed: Callable[[jax.Array], ja
     unembed: (..., D) -> (..., V) logits of any float dtype; the loss is computed in float32.
     targets_BL: integer class of each token. One outside 0 .. V-1 gives a finite value: weigh it with zero.
     z_loss: adds z_loss * log(Z)^2 (Chowdhery et al. 2022, section 5).
-    chunk: tokens of the global batch whose logits are held at once; 'auto' holds CHUNK_BYTES per device, and all of
-      them, computed once, when they fit.
+    chunk: tokens of the global batch whose logits are held at once; 'auto' holds CHUNK_BYTES per device (HELD_BYTES of
+      16-bit logits), and all of them, computed once, when they fit.
     label_smoothing: mass spread evenly over the vocabulary (Szegedy et al. 2016, section 7).
     accuracy: adds extras['accuracy'], 1 where the target has the highest logit.
 
@@ -53,8 +55,8 @@ def in_chunks(function: Callable, unembed: Callable[[jax.Array], jax.Array], hid
   others: (B, L, ...). The backward pass computes every chunk again. unembed: what the chunk's size is reckoned by.
   """
   B, L, _ = hidden_BLD.shape
-  vocab = jax.eval_shape(unembed, jax.ShapeDtypeStruct((B, 1, hidden_BLD.shape[-1]), hidden_BLD.dtype)).shape[-1]
-  columns = _columns(chunk, B, L, vocab)
+  logits = jax.eval_shape(unembed, jax.ShapeDtypeStruct((B, 1, hidden_BLD.shape[-1]), hidden_BLD.dtype))
+  columns = _columns(chunk, B, L, logits)
   if columns >= L:
     return function(hidden_BLD, *others)
   count = math.ceil(L / columns)
@@ -74,10 +76,11 @@ def means(extras: Mapping[str, jax.Array], weights: jax.Array) -> Metrics:
   return {n: Mean(jax.lax.stop_gradient((v * weights).sum()), weights.sum()) for n, v in extras.items()}
 
 
-def _columns(chunk: int | str, batch: int, length: int, vocab: int) -> int:
-  """Tokens of each row in one chunk, evenly spread over the chunks."""
+def _columns(chunk: int | str, batch: int, length: int, logits: Any) -> int:
+  """Tokens of each row in one chunk, evenly spread over the chunks. logits: shape and dtype of one column's."""
   if chunk == "auto":
-    tokens = CHUNK_BYTES * devices.count() // (4 * vocab)
+    held = CHUNK_BYTES if logits.dtype.itemsize > 2 else HELD_BYTES
+    tokens = held * devices.count() // (logits.dtype.itemsize * logits.shape[-1])
   elif isinstance(chunk, int) and not isinstance(chunk, bool) and chunk > 0:
     tokens = chunk
   else:
@@ -89,8 +92,35 @@ def _columns(chunk: int | str, batch: int, length: int, vocab: int) -> int:
 def _losses(logits: jax.Array, targets: jax.Array, z_loss: float, label_smoothing: float,
             accuracy: bool) -> tuple[jax.Array, dict[str, Any]]:
   """(..., V) logits and (...) targets -> loss and extras, each (...)."""
+  if logits.dtype.itemsize > 2:
+    return _in_float32(logits, targets, z_loss, label_smoothing, accuracy)
+  def body(logits: jax.Array) -> tuple[jax.Array, dict[str, Any]]:
+    return _in_float32(logits, targets, z_loss, label_smoothing, accuracy)
+  # The backward pass starts from the 16-bit logits and log Z: no float32 array of (..., V) lives in between.
+  policy = jax.checkpoint_policies.save_only_these_names(LOG_Z)
+  return jax.checkpoint(body, policy=policy, prevent_cse=False)(logits)
+
+
+LOG_Z = "log_z of the loss"
+
+
+@jax.custom_jvp
+def _log_sum_exp(logits: jax.Array) -> jax.Array:
+  """(..., V) float32 -> (...); its derivative is exp(logits - log Z), which needs no second sum."""
+  return jax.nn.logsumexp(logits, axis=-1)
+
+
+@_log_sum_exp.defjvp
+def _(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
+  (logits,), (direction,) = primals, tangents
+  log_z = checkpoint_name(_log_sum_exp(logits), LOG_Z)
+  return log_z, (jnp.exp(logits - log_z[..., None]) * direction).sum(-1)
+
+
+def _in_float32(logits: jax.Array, targets: jax.Array, z_loss: float, label_smoothing: float,
+                accuracy: bool) -> tuple[jax.Array, dict[str, Any]]:
   logits = logits.astype(jnp.float32)
-  log_z = jax.nn.logsumexp(logits, axis=-1)
+  log_z = _log_sum_exp(logits)
   # A comparison fused into a sum: no one-hot array, no gather across a split vocabulary, no scatter in the gradient.
   is_target = jax.lax.broadcasted_iota(targets.dtype, logits.shape, logits.ndim - 1) == targets[..., None]
   hit = jnp.where(is_target, logits, 0.0).sum(-1)

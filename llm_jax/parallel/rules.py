@@ -131,6 +131,20 @@ class ShardingRules:
       result[name] = self.sharding(logical, shapes[name].shape, name)
     return result
 
+  def split_over_copies(self, shardings: Mapping[str, NamedSharding],
+                        shapes: Mapping[str, Any]) -> dict[str, NamedSharding]:
+    """These shardings with the data axis on the last dimension that is whole and that it divides; an array without
+    such a dimension stays as it is."""
+    copies = self.mesh.shape["data"]
+    def split(sharding: NamedSharding, shape: Sequence[int]) -> NamedSharding:
+      spec = [*sharding.spec, *[None] * (len(shape) - len(sharding.spec))]
+      free = [i for i, entry in enumerate(spec) if entry is None and shape[i] % copies == 0]
+      if not free:
+        return sharding
+      spec[free[-1]] = "data"
+      return NamedSharding(self.mesh, PartitionSpec(*spec))
+    return {name: split(sharding, shapes[name].shape) for name, sharding in shardings.items()}
+
   def for_opt_state(self, optimizer: optax.GradientTransformation, shapes: Mapping[str, Any],
                     shardings: Mapping[str, NamedSharding]) -> Any:
     """Shardings of the optimizer state: what has a parameter's shape lies as the parameter does, in the hosts' memory

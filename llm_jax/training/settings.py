@@ -17,10 +17,11 @@ class Train:
   accumulate: int
   workers: int
   prefetch: int
+  split_state: bool
 
 
 def train(*, steps: int, batch_size: int, length: int, seed: int = 0, accumulate: int = 1, workers: int = 0,
-          prefetch: int = 2) -> Train:
+          prefetch: int = 2, split_state: bool = False) -> Train:
   """How long, how much at once, from which seed.
 
   Args:
@@ -31,6 +32,8 @@ def train(*, steps: int, batch_size: int, length: int, seed: int = 0, accumulate
     accumulate: micro-batches that one update is made of; they divide the batch.
     workers: processes that prepare batches; 0 is a thread of this one.
     prefetch: batches prepared ahead, per worker.
+    split_state: copies of the model share the optimizer state and averages, each updates its part of the parameters
+      and gathers the rest (ZeRO-1): for models that fit a device, where fsdp would gather at every layer.
   """
   for name, value in dict(steps=steps, batch_size=batch_size, length=length, accumulate=accumulate).items():
     if value < 1:
@@ -40,7 +43,7 @@ def train(*, steps: int, batch_size: int, length: int, seed: int = 0, accumulate
   if batch_size % accumulate:
     raise ConfigError("config.train.accumulate", f"{accumulate} micro-batches do not divide the batch of {batch_size}",
                       accepted=f"a divisor of {batch_size}")
-  return Train(steps, batch_size, length, seed, accumulate, workers, prefetch)
+  return Train(steps, batch_size, length, seed, accumulate, workers, prefetch, split_state)
 
 
 @dataclasses.dataclass(frozen=True)

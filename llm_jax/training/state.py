@@ -40,15 +40,19 @@ def from_params(params: Params, key: Key, optimizer: Splits, guard: Guard, ema: 
 
 
 def shardings(abstract: TrainState, rules: ShardingRules, logical_axes: dict[str, tuple],
-              optimizer: Splits) -> TrainState:
-  """A TrainState of shardings: moments and averages lie as their parameters do, counters are on every device."""
+              optimizer: Splits, split_state: bool = False) -> TrainState:
+  """A TrainState of shardings: moments and averages lie as their parameters do, counters are on every device.
+
+  split_state: moments and averages are split over the copies of the model too (ZeRO-1, Rajbhandari et al. 2020).
+  """
   whole = rules.replicated()
   place = lambda shapes: rules.for_params({n: logical_axes[n] for n in shapes}, shapes)
   params = place(abstract.params)
+  beside = rules.split_over_copies(params, abstract.params) if split_state else params
   return TrainState(
       step=whole, key=whole, params=params, frozen=place(abstract.frozen),
-      opt_state=rules.for_opt_state(optimizer.transform, abstract.params, params),
-      ema={n: params[n] for n in abstract.ema}, guard=dict.fromkeys(abstract.guard, whole),
+      opt_state=rules.for_opt_state(optimizer.transform, abstract.params, beside),
+      ema={n: beside[n] for n in abstract.ema}, guard=dict.fromkeys(abstract.guard, whole),
       carry=jax.tree.map(lambda _: rules.sharding(("batch",)), abstract.carry))
 
 

@@ -62,6 +62,18 @@ def test_any_mesh_gives_the_losses_of_one_device(name, reference, monkeypatch):
   np.testing.assert_allclose(in_process.losses(run, STEPS), reference, rtol=1e-5)
 
 
+@pytest.mark.parametrize("mesh", [dict(data=2), dict(data=2, fsdp=2, tensor=2)], ids=str)
+def test_state_split_over_copies_gives_the_losses_of_one_device(mesh, reference, monkeypatch):
+  changes = PLAIN | dict(train=PLAIN["train"] | dict(split_state=True))
+  run = in_process.build(monkeypatch, int(np.prod(list(mesh.values()))), mesh=mesh, **changes)
+  name = "blocks.feed_forward.up.kernel"
+  parameter, moment = run.state_shardings.params[name], jax.tree.leaves(
+      [s for p, s in jax.tree_util.tree_leaves_with_path(run.state_shardings.opt_state) if name in str(p)])[0]
+  shape = run.model.shapes[name].shape
+  assert 2 * np.prod(moment.shard_shape(shape)) == np.prod(parameter.shard_shape(shape))
+  np.testing.assert_allclose(in_process.losses(run, STEPS), reference, rtol=1e-5)
+
+
 @pytest.mark.parametrize("model", [dict(scan=False, remat="none"), dict(scan=True, remat="full")])
 def test_scan_loop_and_remat_are_the_same(model, reference, monkeypatch):
   run = in_process.build(monkeypatch, **PLAIN | dict(model=PLAIN["model"] | model))

@@ -87,6 +87,21 @@ def test_a_bad_chunk_names_the_key(data, chunk):
     ours(hidden, kernel, targets, chunk=chunk)
 
 
+def test_16_bit_logits_are_kept_and_nothing_wider():
+  """Held through the backward pass: the logits in 16 bits and log Z, no float32 array of their size."""
+  length, vocab = 128, 2048
+  def loss(hidden, kernel):
+    return ours(hidden, kernel, jnp.zeros((2, length), jnp.int32), z_loss=1e-2).sum()
+  shapes = (jax.ShapeDtypeStruct((2, length, D), jnp.bfloat16), jax.ShapeDtypeStruct((D, vocab), jnp.bfloat16))
+  kept = jax.tree.leaves(jax.eval_shape(lambda h, k: jax.vjp(loss, h, k)[1], *shapes))
+  wide = [a for a in kept if a.size >= 2 * length * vocab]
+  assert [a.dtype for a in wide] == [jnp.bfloat16]
+  h, k = (jax.random.normal(jax.random.key(i), s.shape, s.dtype) for i, s in enumerate(shapes))
+  whole = lambda h, k: loss(h.astype(jnp.float32), k.astype(jnp.float32))
+  for a, b in zip(jax.grad(loss, (0, 1))(h, k), jax.grad(whole, (0, 1))(h, k)):
+    np.testing.assert_allclose(np.float32(a), np.float32(b), rtol=0.05, atol=0.05)
+
+
 def temporary_bytes(length, vocab, chunk):
   shapes = (jax.ShapeDtypeStruct((2, length, D), jnp.float32), jax.ShapeDtypeStruct((D, vocab), jnp.float32))
   targets = jnp.zeros((2, length), jnp.int32)
