@@ -113,10 +113,11 @@ def build(config: Mapping[str, Any], *, devices: Sequence[Any] | None = None, vo
   watch = guard.build(**resolved["guard"])
   ema = None if resolved["ema"] is None else settings.ema(**resolved["ema"])
   average = None if ema is None else functools.partial(_average, ema)
+  pin = functools.partial(tasks.like_parameters, model.logical_axes) if train.split_state else None
   step = make_train_step(model.apply, objective, learner, optimizer.transform, schedule=optimizer.schedule, guard=watch,
                          weighting=curriculum.weighting or mean_weighting,
                          about=scoring.about(curriculum, objective, reference), accumulate=train.accumulate,
-                         ema=average)
+                         ema=average, pin=pin)
   run = Run(resolved, train, corpus, model, objective, curriculum, optimizer, watch, ema, rules, step,
             few_shot.eval_step(resolved["adaptation"], corpus, model.apply, objective, learner),
             make_base(vocab_size, train.length), reference, few_shot.adapts(resolved["adaptation"], learner),

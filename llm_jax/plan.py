@@ -2,11 +2,14 @@
 
     python -m llm_jax.plan --config=configs/gpt2.py:124m --topology=v5e:2x4 --vocab_size=50304
     python -m llm_jax.plan --config=configs/decoder.py:llama3-8b --topology=v5p:4x4x4 --out=plan.json
+    python -m llm_jax.plan --config=configs/gpt2.py:124m --topology=v5e:2x4 --search --compile=2
+    python -m llm_jax.plan --config=configs/decoder.py:llama3-8b --topology=h100:64 --search
     python -m llm_jax.plan --config=configs/gpt2.py:debug --topology=local --fake_devices=8
     python -m llm_jax.plan --schedule --config=configs/curriculum_length.py:warmup --out=schedule.svg
 
 With --topology the real train step is compiled for the named devices; no data is tokenised and no array is made. TPU
-topologies need the TPU compiler: pip install 'llm_jax[plan]', on any Linux machine.
+topologies need the TPU compiler: pip install 'llm_jax[plan]', on any Linux machine. GPUs are estimated from data
+sheets. --search ranks meshes, remat policies and micro-batches by the estimate and compiles the best --compile of them.
 """
 
 import json
@@ -28,6 +31,9 @@ def define(values: flags.FlagValues) -> None:
                     flag_values=values)
   flags.DEFINE_string("topology", None, "v5e:2x4, v5p:4x4x4, v6e:4x4, h100:8, ..., or local.", flag_values=values)
   flags.DEFINE_integer("vocab_size", None, "Vocabulary of the planned model; default: the config's own.",
+                       flag_values=values)
+  flags.DEFINE_bool("search", False, "Rank ways to run the config there.", flag_values=values)
+  flags.DEFINE_integer("compile", 2, "How many of the best the search compiles, for a TPU.", lower_bound=0,
                        flag_values=values)
   flags.DEFINE_string("out", None, "File: the plan as .json, the schedule's plot as .svg or .png.",
                       flag_values=values)
@@ -51,8 +57,15 @@ def show_plan(config: Any, values: Any) -> int:
 
   out = _file(values.out, (".json",))
   target = topology.parse(values.topology)
-  found = planned(config, target, values.vocab_size, values.config or values.workdir)
-  print(text.describe(found))
+  title = values.config or values.workdir
+  if values.search:
+    found = search(config, target, values.vocab_size, values.compile, title)
+  elif target.kind == "gpu":
+    found = estimated(config, target, values.vocab_size)
+    print(text.estimate(found))
+  else:
+    found = planned(config, target, values.vocab_size, title)
+    print(text.describe(found))
   if out is not None:
     out.write_text(json.dumps(found, indent=1) + "\n", "utf-8")
     print(out)
@@ -80,6 +93,39 @@ def planned(config: Any, target: Any, vocab_size: int | None = None, title: str 
 
     found["measured"] = measured.measure(run, knobs_of(run.curriculum.plan(0, run.curriculum.init())))
   return found
+
+
+def estimated(config: Any, target: Any, vocab_size: int | None = None) -> dict[str, Any]:
+  """The estimate of a config on chips that cannot be compiled for here, as JSON (planning/estimate.py)."""
+  from llm_jax import plan_search
+
+  config, vocab_size = without_tokenizer(config, vocab_size)
+  found = plan_search.estimated(config, vocab_size, target.chip, target.count)
+  return {"topology": target.name, "capacity": int(target.chip.memory), **found}
+
+
+def search(config: Any, target: Any, vocab_size: int | None, compile: int, title: str = "") -> dict[str, Any]:
+  """Ranks ways to run, compiles the best few for a TPU, prints the table and the lines to paste -> both as JSON."""
+  from llm_jax import plan_search
+
+  if target.chip is None:
+    raise ConfigError("--search", "there are no data sheets for local devices", accepted="a TPU or GPU topology")
+  config, vocab_size = without_tokenizer(config, vocab_size)
+  ranked = plan_search.candidates(config, vocab_size, target.chip, target.count)
+  print(f"{title} on {target.name}: {len(ranked)} ways to run, by estimate\n{plan_search.table(ranked)}")
+  best, plans = ranked[0], []
+  for candidate in ranked[: compile if target.kind == "tpu" else 0]:
+    found = planned(plan_search.changed(config, candidate.overrides), target, vocab_size, title)
+    plans.append({"overrides": dict(candidate.overrides), "estimate": dict(candidate.found), "compiled": found})
+    seconds = found.get("time", {}).get("step_seconds")
+    print(f"compiled {len(plans)}: peak {(found['memory']['peak'] or 0) / 2**30:.2f} GiB, "
+          f"{'it fits' if found['memory']['fits'] else 'it does not fit'}" + (f", {seconds:.3f} s" if seconds else ""))
+    if found["memory"]["fits"] and seconds and seconds <= min(p["compiled"]["time"]["step_seconds"] for p in plans
+                                                              if p["compiled"].get("time")):
+      best = candidate
+  print("\n" + " ".join(best.lines))
+  return {"topology": target.name, "best": dict(best.overrides), "compiled": plans,
+          "ranked": [{"overrides": dict(c.overrides), **c.found} for c in ranked[:50]]}
 
 
 def work_of(run: Any) -> Any:

@@ -23,6 +23,7 @@ from llm_jax.data.corpus import Corpus
 from llm_jax.data.loader import Loader, rows_of_host
 from llm_jax.evaluation import loss as evaluation_loss
 from llm_jax.optimizers import chain
+from llm_jax.parallel import compiler
 from llm_jax.parallel.rules import ShardingRules, use
 from llm_jax.training import guard, settings
 from llm_jax.training import state as train_state
@@ -112,7 +113,8 @@ class Run:
         state, metrics = self._step(state, batch, knobs)
       return state, jnp.stack([metrics[n] for n in names])
     return jax.jit(step, donate_argnums=0, in_shardings=(self.state_shardings, None, None),
-                   out_shardings=(self.state_shardings, self.rules.replicated()))
+                   out_shardings=(self.state_shardings, self.rules.replicated()),
+                   compiler_options=compiler.options(self.rules.mesh))
 
   @functools.cached_property
   def compiled_eval_step(self) -> Callable:

@@ -61,11 +61,11 @@ class Attention(nnx.Module):
     return constrain(k, "batch", "length", "kv_heads", "head"), constrain(v, "batch", "length", "kv_heads", "head")
 
   def attend(self, q: jax.Array, k: jax.Array, v: jax.Array, visibility: Visibility, key: jax.Array | None = None,
-             bias_BHLM: jax.Array | None = None) -> jax.Array:
-    """Through the door -> (B, L, H, K)."""
+             bias_BHLM: jax.Array | None = None, heads_first: bool = False) -> jax.Array:
+    """Through the door -> (B, L, H, K), or (B, H, L, K) with `heads_first`."""
     o = self.options
     return attend(q, k, v, visibility, scale=o.scale, soft_cap=o.soft_cap, bias_BHLM=bias_BHLM, dropout_rate=o.dropout,
-                  key=key, implementation=o.implementation)
+                  key=key, implementation=o.implementation, heads_first=heads_first)
 
   def __call__(self, x_BLD: jax.Array, visibility: Visibility, rotation: tuple[jax.Array, jax.Array] | None = None,
                cache: kv.Cache | None = None, layer: jax.Array | int = 0,

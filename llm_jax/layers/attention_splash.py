@@ -32,6 +32,11 @@ def problem(call: AttentionCall) -> str | None:
 
 def attend(call: AttentionCall, interpret: bool = False) -> jax.Array:
   """-> (B, L, H, K). interpret: run the kernel's program without a TPU, for tests."""
+  return attend_heads_first(call, interpret).transpose(0, 2, 1, 3)
+
+
+def attend_heads_first(call: AttentionCall, interpret: bool = False) -> jax.Array:
+  """-> (B, H, L, K), the array that the kernel also keeps for its backward pass."""
   q, k, v = call.q, call.k, call.v
   H, G = q.shape[2], k.shape[2]
   key_axis = "kv_heads"
@@ -43,7 +48,7 @@ def attend(call: AttentionCall, interpret: bool = False) -> jax.Array:
   key_axes = ("batch", key_axis, None, None)
   axes = [("batch", "heads", None, None), key_axes, key_axes, ("batch", None), ("batch", None)][: len(arrays)]
   run = lambda *local: _kernel(call, local, interpret)
-  return heads_first(per_shard(run, axes, ("batch", "heads", None, None))(*arrays)).astype(call.q.dtype)
+  return per_shard(run, axes, ("batch", "heads", None, None))(*arrays).astype(call.q.dtype)
 
 
 def _kernel(call: AttentionCall, arrays: tuple[jax.Array, ...], interpret: bool) -> jax.Array:

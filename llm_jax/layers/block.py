@@ -81,16 +81,17 @@ class Block(nnx.Module):
     before: Any = Block._before
     between: Any = Block._between
     after: Any = partial(Block._after, crossed=crossed)
-    if self.remat in ("split", "split_wide"):
+    if self._cut:
       before, between, after = jax.checkpoint(before), jax.checkpoint(between), jax.checkpoint(after)
     q, k, v = before(self, x_BLD, rotation)
     q = q if query_factor is None else q * jnp.asarray(query_factor, q.dtype)
     if cache is not None:
       k, v, cache = kv.write(cache, layer, k, v)
-    attended = self.attention.attend(q, k, v, visibility, attention_key, bias_BHLM)
+    attended = self.attention.attend(q, k, v, visibility, attention_key, bias_BHLM, self._cut)
     if crossed and memory is not None:
       x_BLD, q, kept = between(self, x_BLD, attended, memory.states, keys[2])
-      attended = self.cross_attention.attend(q, *(memory.kept or kept), memory.visibility, keys[3])
+      attended = self.cross_attention.attend(q, *(memory.kept or kept), memory.visibility, keys[3],
+                                             heads_first=self._cut)
     feed_forward = self.feed_forward if feed_forward is None else feed_forward
     further = dict(inputs or {}) | ({"key": keys[4]} if getattr(feed_forward, "dropout", 0.0) else {})
     if self.remat == "split_wide" and isinstance(feed_forward, FeedForward):
@@ -103,14 +104,14 @@ class Block(nnx.Module):
 
   def _between(self, x: jax.Array, attended: jax.Array, states: jax.Array | None, key: jax.Array | None) -> tuple:
     """-> (x after attention, queries of cross attention, its keys and values of `states`)."""
-    x = self._residual(x, self.attention.out(attended), self.attention_norm, self.attention_out_norm, key)
+    x = self._residual(x, self.attention.out(self._rows(attended)), self.attention_norm, self.attention_out_norm, key)
     q = self.cross_attention.queries(x if self.norms == "post" else self.cross_norm(x))
     return x, q, None if states is None else self.cross_attention.keys_and_values(states)
 
   def _after(self, x: jax.Array, attended: jax.Array, keys: tuple[jax.Array | None, ...], feed_forward: Any,
              inputs: dict[str, Any], crossed: bool) -> tuple[jax.Array, tuple]:
     last = self._last(crossed)
-    x = self._residual(x, last[0].out(attended), last[1], last[2], keys[0])
+    x = self._residual(x, last[0].out(self._rows(attended)), last[1], last[2], keys[0])
     inner = feed_forward(x if self.norms == "post" else self.feed_forward_norm(x), **inputs)
     inner, said = (inner[0], inner[1:]) if isinstance(inner, tuple) else (inner, ())
     return self._residual(x, inner, self.feed_forward_norm, self.feed_forward_out_norm, keys[1]), said
@@ -120,11 +121,19 @@ class Block(nnx.Module):
     """As `_after`, with the cut where the feed-forward block is widest."""
     def widen(self: Block, x: jax.Array, attended: jax.Array, key: jax.Array | None, feed_forward: FeedForward) -> Any:
       last = self._last(crossed)
-      x = self._residual(x, last[0].out(attended), last[1], last[2], key)
+      x = self._residual(x, last[0].out(self._rows(attended)), last[1], last[2], key)
       return x, feed_forward.expand(x if self.norms == "post" else self.feed_forward_norm(x))
     x, wide = jax.checkpoint(widen)(self, x, attended, keys[0], feed_forward)
     inner = jax.checkpoint(FeedForward.contract)(feed_forward, wide, **inputs)
     return self._residual(x, inner, self.feed_forward_norm, self.feed_forward_out_norm, keys[1]), ()
+
+  @property
+  def _cut(self) -> bool:
+    """Whether checkpoints end at attention; its result then crosses in the layout that the kernel keeps anyway."""
+    return self.remat in ("split", "split_wide")
+
+  def _rows(self, attended: jax.Array) -> jax.Array:
+    return attended.transpose(0, 2, 1, 3) if self._cut else attended
 
   def _last(self, crossed: bool) -> Any:
     """The attention that feed-forward follows, its norm and the norm after it."""

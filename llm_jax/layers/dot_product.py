@@ -26,7 +26,7 @@ KERNELS = {"blocked": attention_blocked, "cudnn": attention_cudnn, "splash": att
 def attend(q_BLHK: jax.Array, k_BMGK: jax.Array, v_BMGK: jax.Array, visibility: Visibility, *,
            scale: float | None = None, soft_cap: float | None = None, bias_BHLM: jax.Array | None = None,
            dropout_rate: float = 0.0, key: jax.Array | None = None,
-           implementation: Implementation = "auto") -> jax.Array:
+           implementation: Implementation = "auto", heads_first: bool = False) -> jax.Array:
   """softmax(cap(q k^T * scale) + bias, over visible keys) v -> (B, L, H, K), softmax in float32.
 
   Args:
@@ -38,6 +38,7 @@ def attend(q_BLHK: jax.Array, k_BMGK: jax.Array, v_BMGK: jax.Array, visibility: 
     dropout_rate: of the attention weights, when `key` is given.
     key: random key for dropout.
     implementation: 'auto' takes the fastest that can serve the call on this device.
+    heads_first: the result as (B, H, L, K), which is what some kernels write and keep for their backward pass.
 
   Raises:
     ConfigError: the implementation that was asked for cannot serve this call.
@@ -53,7 +54,11 @@ def attend(q_BLHK: jax.Array, k_BMGK: jax.Array, v_BMGK: jax.Array, visibility: 
 def _whole(call: AttentionCall, implementation: str) -> jax.Array:
   """The attention of sequences that no mesh cuts."""
   name = _choose(call) if implementation == "auto" else _check(call, implementation)
-  return _xla(call) if name == "xla" else KERNELS[name].attend(call)
+  if name == "splash":
+    out_BHLK = attention_splash.attend_heads_first(call)
+    return out_BHLK if heads_first else out_BHLK.transpose(0, 2, 1, 3)
+  out_BLHK = _xla(call) if name == "xla" else KERNELS[name].attend(call)
+  return out_BLHK.transpose(0, 2, 1, 3) if heads_first else out_BLHK
 
 
 def _choose(call: AttentionCall) -> str:

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import jax
 import numpy as np
 from jax.experimental import mesh_utils
-from jax.sharding import AxisType, Mesh
+from jax.sharding import AbstractMesh, AxisType, Mesh
 
 from llm_jax.core.errors import ConfigError, nearest_name
 
@@ -91,6 +91,12 @@ def _grid(shape: tuple[int, ...], devices: list[Any], key: str) -> np.ndarray:
   return np.concatenate([
       mesh_utils.create_device_mesh((1, *shape[1:]), devices=ordered[i:i + each], allow_split_physical_axes=True)
       for i in range(0, len(ordered), each)])
+
+
+def abstract(spec: Mapping[str, int], devices: int, key: str = "config.mesh") -> AbstractMesh:
+  """A mesh of so many devices that are not there: for layouts and their bytes."""
+  shape = tuple(sizes(spec, devices, key).values())
+  return AbstractMesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
 def build(*, data: int = -1, fsdp: int = 1, tensor: int = 1, stage: int = 1, context: int = 1, expert: int = 1,

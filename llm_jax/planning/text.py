@@ -77,3 +77,16 @@ def _measured(found: Mapping[str, Any]) -> str:
   if here["peak"]:
     lines.append(f"  {'peak':<14}{gib(here['peak']):>12}  planned {gib(found['memory']['peak'])}")
   return "\n".join([*lines, f"  a step takes {here['step_seconds']:.3f} s"])
+
+
+def estimate(found: Mapping[str, Any]) -> str:
+  """The text of an estimate (planning/estimate.py)."""
+  memory = found["memory"]
+  lines = [f"on {found['topology']}, by estimate: memory per device"]
+  lines += [f"  {kind:<14}{gib(size):>12}" for kind, size in memory.items() if size and kind != "peak"]
+  lines.append(f"  {'peak':<14}{gib(memory['peak']):>12} of {gib(found['capacity'])}")
+  lines.append("it fits" if found["fits"] else "IT DOES NOT FIT: more remat (split, full), more micro-batches "
+               "(train.accumulate), or weights and state over more devices (mesh.fsdp, mesh.tensor)")
+  parts = ", ".join(f"{what} {seconds:.3f}" for what, seconds in found["parts"].items())
+  lines.append(f"time of a step: {found['seconds']:.3f} s, MFU {found['mfu']:.1%} ({parts} s)")
+  return "\n".join(lines)

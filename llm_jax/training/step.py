@@ -65,8 +65,10 @@ def accumulated(grad_fn: GradFn, params: Params, batch: Batch, key: Key, count: 
 
 def make_train_step(apply: Callable, objective: Objective, learner: Learner, optimizer: optax.GradientTransformation, *,
                     schedule: Callable[[Any], Any], guard: Guard, weighting: Weighting = mean_weighting,
-                    about: About | None = None, accumulate: int = 1, ema: EmaUpdate | None = None) -> Callable:
+                    about: About | None = None, accumulate: int = 1, ema: EmaUpdate | None = None,
+                    pin: Callable[[Params], Params] | None = None) -> Callable:
   """train_step(state, batch, knobs) -> (state, {metric: scalar}). about: what the weighting is told of each example.
+  pin: fixes where gradients lie, where that of the optimizer state would reach back into the model.
 
   The gradient is that of sum(weight * loss) / sum(weight) over the whole global batch, whatever the number of
   micro-batches, hosts or devices.
@@ -85,6 +87,7 @@ def make_train_step(apply: Callable, objective: Objective, learner: Learner, opt
       return total, loss._replace(total=total, carry=losses.carry)
 
     loss, grads = accumulated(learner(loss_fn, state.step), state.params, batch, key, accumulate)
+    grads = grads if pin is None else pin(grads)
     weight = jnp.maximum(loss.weight, 1e-8)
     grads = jax.tree.map(lambda g: g / weight.astype(g.dtype), grads)
     mean, norm = loss.total / weight, global_norm(grads)

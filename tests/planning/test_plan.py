@@ -10,10 +10,12 @@ import pytest
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from llm_jax import doors, experiment, plan
+from llm_jax import doors, experiment, plan, plan_search
 from llm_jax.core import config as configs
+from llm_jax.core.config import plain
 from llm_jax.core.errors import ConfigError
-from llm_jax.planning import buffers, compiled, costs, measured, program, text, topology
+from llm_jax.planning import buffers, compiled, costs, hardware, measured, program, text, topology
+from llm_jax.training import flops
 
 needs_libtpu = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="pip install 'llm_jax[plan]'")
 
@@ -142,3 +144,76 @@ def test_a_step_compiled_for_an_absent_tpu():
   found = plan.planned(config, topology.parse("v5e:2x4"))
   assert found["time"]["cycles"] > 1e5 and found["memory"]["fits"]
   assert any(r["axes"] == "fsdp" for r in found["collectives"])
+
+
+def estimator(config, chip="v5e", count=8):
+  return plan_search.Estimator(plain(config), None, hardware.TPUS[chip], count)
+
+
+def test_estimated_state_is_exact_and_activations_shrink_with_the_policy():
+  config = tiny(dict(data=2, fsdp=2, tensor=2), dtype="bfloat16")
+  make = estimator(config)
+  mesh = dict(data=2, fsdp=2, tensor=2)
+  found = {remat: make(mesh, remat, 1, False)["memory"] for remat in plan_search.POLICIES}
+  run = experiment.build(config)
+  device = jax.devices()[0]
+  assert found["none"]["parameters"] == measured.held_bytes(run.init_state().params, device)
+  kept = [found[remat]["activations"] for remat in plan_search.POLICIES]
+  assert kept == sorted(kept, reverse=True) and len(set(kept)) == len(kept)
+  assert make(mesh, "none", 4, False)["memory"]["activations"] < 0.3 * kept[0]
+  assert make(mesh, "none", 1, True)["memory"]["optimizer"] < 0.6 * found["none"]["optimizer"]
+
+
+def test_estimated_flops_of_the_matrix_products_are_the_models():
+  """Without recomputation: six per parameter that multiplies, twice that of the forward pass for the backward one."""
+  config = tiny(dict(data=8), dtype="bfloat16")
+  make = estimator(config)
+  run = make.run("none")
+  make(dict(data=8, fsdp=1, tensor=1), "none", 1, False)
+  assert make._traced["none"].products == pytest.approx(flops.per_token(run.model, 0), rel=0.02)
+  make(dict(data=8, fsdp=1, tensor=1), "full", 1, False)
+  assert make._traced["full"].products > 1.2 * make._traced["none"].products
+
+
+def test_a_small_model_wants_copies_with_split_state_and_a_large_one_split_weights():
+  config = configs.load_file("configs/gpt2.py:124m")
+  config["train"]["batch_size"] = 128
+  replaced, size = plan.without_tokenizer(config, 50_304)
+  best = plan_search.candidates(replaced, size, hardware.TPUS["v5e"], 8)[0]
+  assert best.overrides["mesh.data"] == 8 and best.overrides["train.split_state"] and best.found["fits"]
+  config = configs.load_file("configs/decoder.py:llama3-8b")
+  config["train"]["batch_size"] = 256
+  replaced, size = plan.without_tokenizer(config, 128_256)
+  ranked = plan_search.candidates(replaced, size, hardware.GPUS["h100"], 64)
+  assert ranked[0].found["fits"] and ranked[0].overrides["mesh.fsdp"] * ranked[0].overrides["mesh.tensor"] >= 8
+  assert not ranked[-1].found["fits"]
+  assert "--config.mesh.fsdp=" in " ".join(ranked[0].lines) and "does not fit" in plan_search.table(ranked[-1:])
+
+
+def test_the_door_estimates_gpus(capsys):
+  with pytest.raises(SystemExit) as stop:
+    doors.run(plan.main, plan.define, ["plan", "--config=configs/gpt2.py:124m", "--topology=h200:8"])
+  assert stop.value.code == 0
+  assert "by estimate" in capsys.readouterr().out
+
+
+def test_an_inner_loop_is_not_estimated():
+  config = tiny(dict(data=8)) | {"meta_learning": {"name": "maml"}}
+  with pytest.raises(ConfigError, match="meta_learning"):
+    estimator(config)
+
+
+# One topology for each size; every config of the catalogue from 100M parameters up.
+CATALOGUE = {"configs/gpt2.py": ("124m", "355m", "774m", "1.5b", "gpt3-1.3b", "gpt3-2.7b", "gpt3-6.7b"),
+             "configs/decoder.py": ("llama3.2-1b", "llama3-8b", "qwen3-0.6b", "mistral-7b", "gemma2-2b", "gemma3-1b")}
+
+
+@needs_libtpu
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [f"{file}:{arg}" for file, args in CATALOGUE.items() for arg in args])
+def test_every_large_config_compiles_and_fits(name):
+  config = configs.load_file(name)
+  config["train"]["batch_size"] = 64
+  found = plan.planned(config, topology.parse("v5p:2x2x4"))
+  assert found["memory"]["fits"], found["memory"]
+  assert found["time"]["mfu"] > 0.1
