@@ -2,8 +2,8 @@
 
 State is exact: it is counted from the same layouts that the run uses. Activations are what the backward pass would keep
 by JAX's own tracing of the loss, with the scores of a fused attention left out. Time is the larger of arithmetic and
-transfers plus three tenths of the smaller (what does not overlap), plus memory traffic and a latency for each collective.
-Good for ruling out and ranking; a compiled plan decides.
+transfers plus three tenths of the smaller (what does not overlap), plus memory traffic and a latency for each
+collective. Good for ruling out and ranking; a compiled plan decides.
 """
 
 import dataclasses
