@@ -47,18 +47,22 @@ def attend(q_BLHK: jax.Array, k_BMGK: jax.Array, v_BMGK: jax.Array, visibility: 
   dropout_rate = dropout_rate if key is not None else 0.0
   call = AttentionCall(q_BLHK, k_BMGK, v_BMGK, visibility, scale, soft_cap, bias_BHLM, dropout_rate, key)
   if attention_context.cut(call):
-    return attention_context.attend(call, implementation, _whole)
-  return _whole(call, implementation)
+    out_BLHK = attention_context.attend(call, implementation, _whole)
+  elif heads_first and _named(call, implementation) == "splash":
+    return attention_splash.attend_heads_first(call)
+  else:
+    out_BLHK = _whole(call, implementation)
+  return out_BLHK.transpose(0, 2, 1, 3) if heads_first else out_BLHK
 
 
 def _whole(call: AttentionCall, implementation: str) -> jax.Array:
   """The attention of sequences that no mesh cuts."""
-  name = _choose(call) if implementation == "auto" else _check(call, implementation)
-  if name == "splash":
-    out_BHLK = attention_splash.attend_heads_first(call)
-    return out_BHLK if heads_first else out_BHLK.transpose(0, 2, 1, 3)
-  out_BLHK = _xla(call) if name == "xla" else KERNELS[name].attend(call)
-  return out_BLHK.transpose(0, 2, 1, 3) if heads_first else out_BLHK
+  name = _named(call, implementation)
+  return _xla(call) if name == "xla" else KERNELS[name].attend(call)
+
+
+def _named(call: AttentionCall, implementation: str) -> str:
+  return _choose(call) if implementation == "auto" else _check(call, implementation)
 
 
 def _choose(call: AttentionCall) -> str:
