@@ -146,11 +146,14 @@ def without_tokenizer(config: Any, vocab_size: int | None) -> tuple[dict[str, An
   from llm_jax.core.config import plain
 
   config = plain(config)
-  tokenizer = (config.get("data") or {}).get("tokenizer")
+  data = config.get("data") or {}
+  text = data.get("text") if isinstance(data.get("text"), dict) else data  # episodes are made of another source's text
+  tokenizer = text.get("tokenizer")
   vocab_size = (tokenizer or {}).get("vocab_size") if vocab_size is None else vocab_size
   if tokenizer is None or vocab_size is None:
     return config, vocab_size
-  return {**config, "data": {**config["data"], "tokenizer": {"name": "bytes"}}}, vocab_size
+  text = {**text, "tokenizer": {"name": "bytes"}}
+  return {**config, "data": {**data, "text": text} if "text" in data else text}, vocab_size
 
 
 def show_schedules(config: Any, out: str | None) -> int:
