@@ -87,6 +87,10 @@ def planned(config: Any, target: Any, vocab_size: int | None = None, title: str 
           "devices": target.count, "hosts": target.hosts, "mesh": dict(run.rules.mesh.shape),
           "parameters": run.model.size, "tokens": run.train.batch_size * run.train.length}
   found = head | compiled.plan(run.lowered(), target, run.rules.mesh, work_of(run))
+  if not found["memory"]["fits"] and target.chip is not None:
+    from llm_jax import plan_search
+
+    found["advice"] = plan_search.advice(config, vocab_size, target.chip, target.count)
   if target.kind == "local":
     from llm_jax.planning import measured
     from llm_jax.training.step import knobs_of

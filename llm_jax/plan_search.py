@@ -122,6 +122,15 @@ def candidates(config: Config, vocab_size: int | None, chip: Chip, count: int) -
                                       c.found["memory"]["peak"]))
 
 
+def advice(config: Config, vocab_size: int | None, chip: Chip, count: int, most: int = 3) -> list[str]:
+  """Flags of the fastest ways to run that would fit, by estimate; [] if none would or none can be estimated."""
+  try:
+    ranked = candidates(config, vocab_size, chip, count)
+  except ConfigError:
+    return []
+  return [" ".join(c.lines) for c in ranked[:most] if c.found["fits"]]
+
+
 def _meshes(model: Any, count: int) -> Iterator[dict[str, int]]:
   """data x fsdp x tensor = count, tensor at most the heads that can be split."""
   heads = getattr(model.config, "kv_heads", None) or model.config.heads

@@ -106,8 +106,9 @@ def estimate(traced: Traced, layout: Layout, chip: Chip, *, tokens: int, attenti
   kept = local * (traced.width + (traced.kept - traced.width) / tensor)
   logits = min(local * traced.logits / tensor, HELD_LOGITS) * 2
   gathered = 4 * parameters * 2 / max(layers, 1) / tensor if mesh.get("fsdp", 1) > 1 else 0
+  updates = layout.gradients if layout.split_state else 0  # gathered beside the parameters that they move
   memory = {**layout.state, "gradients": layout.gradients, "activations": int(kept), "logits": int(logits),
-            "gathered": int(gathered)}
+            "gathered": int(gathered) + updates}
   peak = sum(memory.values())
   arithmetic = (traced.products * tokens + attention) / count / (ARITHMETIC_SHARE * chip.peak)
   moved = _transfers(mesh, layout, parameters, tokens, width, layers)

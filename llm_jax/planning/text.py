@@ -8,7 +8,7 @@ from llm_jax.planning.hardware import GIB
 
 def describe(found: Mapping[str, Any]) -> str:
   """The whole text of one plan (planning/compiled.py)."""
-  parts = [_head(found), _memory(found["memory"]), _time(found.get("time") or {}), _collectives(found),
+  parts = [_head(found), _memory(found["memory"]), _advice(found), _time(found.get("time") or {}), _collectives(found),
            _kernels(found), _measured(found), f"compiled in {found['compile_seconds']:.0f} s"]
   return "\n\n".join(p for p in parts if p)
 
@@ -41,6 +41,12 @@ def _memory(memory: Mapping[str, Any]) -> str:
     lines += [f"  {gib(b['bytes']):>12}  {b['type'][:56]:<56}  {b['source']} {b['op']}".rstrip()
               for b in memory["largest"][:8]]
   return "\n".join(lines)
+
+
+def _advice(found: Mapping[str, Any]) -> str:
+  if "advice" not in found:
+    return ""
+  return "\n".join(["what would fit, by estimate", *(f"  {line}" for line in found["advice"] or ["nothing was found"])])
 
 
 def _time(time: Mapping[str, Any]) -> str:

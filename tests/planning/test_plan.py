@@ -172,7 +172,7 @@ def test_estimated_flops_of_the_matrix_products_are_the_models():
   make(dict(data=8, fsdp=1, tensor=1), "none", 1, False)
   assert make._traced["none"].products == pytest.approx(flops.per_token(run.model, 0), rel=0.02)
   make(dict(data=8, fsdp=1, tensor=1), "full", 1, False)
-  assert make._traced["full"].products > 1.2 * make._traced["none"].products
+  assert make._traced["full"].products > 1.15 * make._traced["none"].products  # the head is not done again
 
 
 def test_a_small_model_wants_copies_with_split_state_and_a_large_one_split_weights():
@@ -188,6 +188,15 @@ def test_a_small_model_wants_copies_with_split_state_and_a_large_one_split_weigh
   assert ranked[0].found["fits"] and ranked[0].overrides["mesh.fsdp"] * ranked[0].overrides["mesh.tensor"] >= 8
   assert not ranked[-1].found["fits"]
   assert "--config.mesh.fsdp=" in " ".join(ranked[0].lines) and "does not fit" in plan_search.table(ranked[-1:])
+
+
+def test_what_does_not_fit_is_told_what_would(tmp_path):
+  config = plain(configs.load_file("configs/decoder.py:llama3-8b"))
+  config["train"]["batch_size"] = 64
+  config, size = plan.without_tokenizer(config, None)
+  lines = plan_search.advice(config, size, hardware.TPUS["v5e"], 64)
+  assert 1 <= len(lines) <= 3 and all("--config.model.remat=" in line for line in lines)
+  assert plan_search.advice(config, size, hardware.TPUS["v5e"], 1) == []
 
 
 def test_the_door_estimates_gpus(capsys):
