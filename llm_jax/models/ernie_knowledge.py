@@ -156,7 +156,7 @@ def _token_block(rngs: nnx.Rngs, c: ErnieKnowledgeConfig) -> Block:
   return Block(partial(LayerNorm, rngs, c.width, epsilon=c.epsilon),
                Attention(rngs, c.width, c.heads, c.width // c.heads, options=_options(c)),
                FeedForward(rngs, c.width, c.hidden, act=c.act), norms="post", dropout=c.dropout,
-               split_remat=c.remat == "split")
+               remat=c.remat)
 
 
 def _fusion_block(rngs: nnx.Rngs, c: ErnieKnowledgeConfig, entity_heads: int) -> FusionBlock:
