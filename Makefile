@@ -36,6 +36,8 @@ parity: $(VENV)/.installed-test $(TORCH_VENV)/.installed
 	$(TORCH_VENV)/bin/python tests/parity/generate.py $(REFERENCES) --seed $${SEED:-0}
 	$(BIN)/python tests/parity/compare.py $(REFERENCES) --save build/parity_saved
 	$(TORCH_VENV)/bin/python tests/parity/read_back.py build/parity_saved $(REFERENCES)
+	$(TORCH_VENV)/bin/python tests/parity/generate_networks.py $(REFERENCES)_networks --seed $${SEED:-0}
+	$(BIN)/python tests/parity/compare.py $(REFERENCES)_networks
 
 $(VENV)/.made:
 	@test -n "$(PYTHON)" || { echo "error: Python 3.11 or 3.12 is needed; none is on the PATH (set PYTHON=...)"; exit 2; }
