@@ -4,9 +4,9 @@
     python -m llm_jax.train --config=configs/char_cnn.py:small --workdir=runs/ag_news --config.model.labels=4 \
         --config.data.path=ag_news/train.csv --config.data.validation_path=ag_news/test.csv
 
-The paper's AG's News is a .csv without header: label, title, description; published test error of the small network
-15.65 %, of the large one 13.39 % without a thesaurus. 1014 characters of an alphabet of 70, read from their end; SGD
-with momentum 0.9, batch 128, rate 0.01 halved every 3 epochs 10 times. An epoch of its 120,000 texts is 938 batches.
+The paper's AG's News is a .csv without header: label, title, description. 1014 characters of an alphabet of 70, read
+from their end; SGD with momentum 0.9, batch 128, rate 0.01 halved every 3 epochs 10 times. An epoch of its 120,000
+texts is 938 batches. The best published network has a test error of 9.51 %, with capital letters and a thesaurus.
 
 Without a path the texts are passages of Python's library, labelled code, docstring or manual.
 """
@@ -20,7 +20,7 @@ def get_config(arg: str = "small") -> ConfigDict:
   """arg: small, large or debug."""
   c = ConfigDict()
   c.model = dict(name="char_cnn", variant=arg, labels=4)
-  c.data = dict(name="labelled_text", path="", validation_path="", header=False, label_column="1",
+  c.data = dict(name="labelled_text", path=None, validation_path=None, header=False, label_column="1",
                 text_columns=("2", "3"), reverse=True, tokenizer=dict(name="alphabet"))
   c.objective = dict(name="classification")
   c.optimizer = dict(name="sgd", momentum=0.9, peak=0.01, decay="halve", cooldown=30 * EPOCH, halvings=10, clip=None)

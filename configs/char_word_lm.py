@@ -1,7 +1,7 @@
 """A word language model that reads characters (Kim et al. 2016): convolutions, a highway layer, an LSTM.
 
     python -m llm_jax.train --config=configs/char_word_lm.py:debug --workdir=/tmp/char_word
-    python -m llm_jax.train --config=configs/char_word_lm.py:small --workdir=runs/kim \
+    python -m llm_jax.train --config=configs/char_word_lm.py:small --workdir=runs/kim --config.data.name=text_folder \
         --config.data.path=PTB/ptb.train.txt --config.data.validation_path=PTB/ptb.valid.txt
 
 Published test perplexity on the Penn Treebank: 92.3 (small), 78.9 (large), after 25 epochs of SGD with rate 1 on the
@@ -19,8 +19,8 @@ def get_config(arg: str = "small") -> ConfigDict:
   c = ConfigDict()
   c.model = dict(name="char_word_lm", variant=arg)
   c.objective = dict(name="spelled_lm", longest=65)
-  c.data = dict(name="text_folder", path="", validation_path="", domains="one", packing="stream",
-                document_boundaries=False, bos=False, eod=False, tokenizer=dict(name="words", vocab_size=10_000))
+  c.data = dict(name="stdlib", mixture="proportional", packing="stream", document_boundaries=False, bos=False,
+                eod=False, tokenizer=dict(name="words", vocab_size=10_000))
   c.optimizer = dict(name="sgd", momentum=0.0, peak=35.0, decay="halve", cooldown=10 / 25, halvings=10, clip=5.0 / 35)
   c.train = dict(steps=25 * EPOCH, batch_size=20, length=35)
   c.evaluation = dict(every=EPOCH)

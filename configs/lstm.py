@@ -1,7 +1,7 @@
 """Word language models with LSTMs: Zaremba et al. 2014 on the Penn Treebank, for whoever has it.
 
     python -m llm_jax.train --config=configs/lstm.py:debug --workdir=/tmp/lstm
-    python -m llm_jax.train --config=configs/lstm.py --workdir=runs/ptb \
+    python -m llm_jax.train --config=configs/lstm.py --workdir=runs/ptb --config.data.name=text_folder \
         --config.data.path=PTB/ptb.train.txt --config.data.validation_path=PTB/ptb.valid.txt
     python -m llm_jax.train --config=configs/lstm.py:zaremba-medium --workdir=runs/ptb_medium ...
 
@@ -23,8 +23,8 @@ def get_config(arg: str = "zaremba-small") -> ConfigDict:
   """arg: zaremba-small, zaremba-medium, gal-medium ... (llm_jax/models/lstm.py), 'debug', or 'debug-gru'."""
   c = ConfigDict()
   c.model = dict(name="lstm", variant=arg)
-  c.data = dict(name="text_folder", path="", validation_path="", domains="one", packing="stream",
-                document_boundaries=False, bos=False, eod=False, tokenizer=dict(name="words", vocab_size=10_000))
+  c.data = dict(name="stdlib", mixture="proportional", packing="stream", document_boundaries=False, bos=False,
+                eod=False, tokenizer=dict(name="words", vocab_size=10_000))
   # epochs, of which the last so many are halved; rate per summed step
   length, epochs, falling = (20, 13, 9) if arg == "zaremba-small" else (35, 39, 33)
   c.optimizer = dict(name="sgd", momentum=0.0, peak=float(length), decay="halve", cooldown=falling / epochs,
