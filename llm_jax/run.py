@@ -71,7 +71,10 @@ class Run:
 
   def _carry(self, batch: int | None = None) -> dict[str, Any]:
     """The state that rows carry before their first token; {} if they carry none."""
-    return carry.start(self.model, batch or self.train.batch_size, self.train.length) if self.carries else {}
+    if not self.carries:
+      return {}
+    plan = self.curriculum.plan(0, self.curriculum.init())  # all steps have one shape, see launch_checks.carries
+    return carry.start(self.model, batch or plan.batch, plan.length)
 
   def init_state(self) -> TrainState:
     """The state at step 0, made sharded."""
