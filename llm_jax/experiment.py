@@ -121,7 +121,7 @@ def build(config: Mapping[str, Any], *, devices: Sequence[Any] | None = None, vo
   run = Run(resolved, train, corpus, model, objective, curriculum, optimizer, watch, ema, rules, step,
             few_shot.eval_step(resolved["adaptation"], corpus, model.apply, objective, learner),
             make_base(vocab_size, train.length), reference, few_shot.adapts(resolved["adaptation"], learner),
-            launch_checks.carries(corpus, model, curriculum, learner))
+            launch_checks.carries(corpus, model, objective, curriculum, learner))
   launch_checks.check_watched(run)
   launch_checks.check_traced(run)
   return run

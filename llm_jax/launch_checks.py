@@ -44,8 +44,8 @@ def check_pair(model: Model, objective: Objective, names: tuple[str, str]) -> No
                       accepted="a pair of the table of models and objectives in README.md")
 
 
-def carries(corpus: Corpus, model: Model, curriculum: Curriculum, learner: Learner) -> bool:
-  """Whether the model carries the state of rows that continue from step to step.
+def carries(corpus: Corpus, model: Model, objective: Objective, curriculum: Curriculum, learner: Learner) -> bool:
+  """Whether model and objective carry the state of rows that continue from step to step.
 
   Raises:
     ConfigError: rows continue, but batch or length change, or single steps adapt to tasks.
@@ -55,7 +55,7 @@ def carries(corpus: Corpus, model: Model, curriculum: Curriculum, learner: Learn
   if len(curriculum.shapes()) > 1 or learner.episodes:
     raise ConfigError("config.data.packing", "rows of 'stream' continue those of the step before, which needs one "
                       "batch and length for all steps, and no episodes", accepted="another packing")
-  return "carry" in model.offers
+  return "carry" in model.offers and objective.carries
 
 
 def check_classes(corpus: Corpus, model: Model, objective: Objective) -> None:

@@ -214,13 +214,15 @@ class Objective(Protocol):
 
   fields: batch fields that it reads; needs: what the model must offer, in the words of core/offers.py. reference: the
   workdir or Hugging Face folder of a model that it learns from, whose arrays lie frozen beside the params; None: none.
-  codes_text: its loss is that of every token of the text, so that bits per byte can be said.
+  codes_text: its loss is that of every token of the text, so that bits per byte can be said. carries: it hands the
+  batch's 'carry' to the model and returns the state after it (core/carry.py).
   """
 
   fields: tuple[str, ...]
   needs: tuple[str, ...] = ()
   reference: str | None = None
   codes_text: bool = False
+  carries: bool = False
 
   def for_tokenizer(self, tokenizer: Vocabulary) -> "Objective":
     """The same objective when the text's vocabulary is known.

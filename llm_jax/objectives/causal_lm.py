@@ -17,6 +17,7 @@ class CausalLM(Objective):
   fields: tuple[str, ...] = ("tokens", "targets", "weights")
   needs: tuple[str, ...] = ("causal",)
   codes_text: bool = True
+  carries: bool = True
 
   def __call__(self, apply: Callable, params: Params, batch: Batch, key: Key | None, knobs: Knobs) -> Losses:
     output = apply(params, input_ids=batch["tokens"], position_ids=batch.get("positions"),

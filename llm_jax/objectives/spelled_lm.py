@@ -26,6 +26,7 @@ class SpelledLM(Objective):
   fields: tuple[str, ...] = ("tokens", "targets", "weights")
   needs: tuple[str, ...] = ("spelled",)
   codes_text: bool = True
+  carries: bool = True
 
   def for_tokenizer(self, tokenizer: Any) -> "SpelledLM":
     """With the spelling of the vocabulary."""

@@ -79,5 +79,7 @@ def test_evaluation_carries_the_state(monkeypatch):
 def test_models_without_a_state_take_the_rows_as_they_are_and_changing_shapes_are_refused(monkeypatch):
   run = build(monkeypatch, model=dict(name="gpt", variant="debug", width=16, depth=1, heads=2))
   assert not run.carries and in_process.steps(run, 1)[0].carry == {}
+  run = build(monkeypatch, objective=dict(name="prefix_lm", form="causal"))
+  assert not run.carries and "loss" in run.metric_names
   with pytest.raises(ConfigError, match="packing"):
     build(monkeypatch, curriculum=dict(name="sequence_length", start=8, until=0.5))
