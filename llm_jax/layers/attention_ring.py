@@ -18,6 +18,8 @@ from llm_jax.layers.attention_call import NEGATIVE, AttentionCall
 from llm_jax.parallel import ring
 from llm_jax.parallel.shard import per_shard, ways
 
+MOST_KEYS = 1024  # scores of a device: its queries by so many keys at once
+
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
@@ -151,34 +153,57 @@ def _each(pairs, sums, add):
 
 
 def _add(s: Settings, q, part: Part, segments, here, source, query, key, sums: Sums) -> Sums:
-  """The sums after the queries of one chunk have seen the keys of one chunk."""
-  top, total, out = (_at(x, query) for x in sums)
-  scores, _ = _scores(s, q, part, segments, here, source, query, key)
-  new_top = jnp.maximum(top, scores.max(-1))
-  weights, shrink = jnp.exp(scores - new_top[..., None]), jnp.exp(top - new_top)
-  v = _at(part.v, key)
-  out = out * shrink[..., None] + _dot("bgrqk,bgkv->bgrqv", weights.astype(v.dtype), v)
-  return Sums(*(x.at[query].set(new) for x, new in zip(sums, (new_top, total * shrink + weights.sum(-1), out))))
+  """The sums after the queries of one chunk have seen the keys of one chunk, some keys at a time."""
+  v_all = _at(part.v, key)
+  def see(rows: Sums, first: jax.Array) -> tuple[Sums, None]:
+    top, total, out = rows
+    scores, _ = _scores(s, q, part, segments, here, source, query, key, first)
+    new_top = jnp.maximum(top, scores.max(-1))
+    weights, shrink = jnp.exp(scores - new_top[..., None]), jnp.exp(top - new_top)
+    v = _some(v_all, first)
+    out = out * shrink[..., None] + _dot("bgrqk,bgkv->bgrqv", weights.astype(v.dtype), v)
+    return Sums(new_top, total * shrink + weights.sum(-1), out), None
+  new, _ = jax.lax.scan(see, Sums(*(_at(x, query) for x in sums)), _firsts(v_all))
+  return Sums(*(x.at[query].set(rows) for x, rows in zip(sums, new)))
 
 
 def _add_gradients(s: Settings, saved, part: Part, segments, here, source, query, key, grads):
   """The gradients of queries, keys and values after one pair of chunks (Dao et al. 2022, algorithm 4)."""
   q_all, *rows = saved
   q, (do, log_sum, delta) = _at(q_all, query), (_at(x, query) for x in rows)
-  k, v = _at(part.k, key), _at(part.v, key)
-  scores, slope = _scores(s, q_all, part, segments, here, source, query, key)
-  weights = jnp.exp(scores - log_sum[..., None])
-  dscores = weights * (_dot("bgrqv,bgkv->bgrqk", do, v) - delta[..., None]) * slope
-  dscores = (dscores * s.scale).astype(q.dtype)
+  k_all, v_all = _at(part.k, key), _at(part.v, key)
+  def see(dq: jax.Array, first: jax.Array):
+    k, v = _some(k_all, first), _some(v_all, first)
+    scores, slope = _scores(s, q_all, part, segments, here, source, query, key, first)
+    weights = jnp.exp(scores - log_sum[..., None])
+    dscores = weights * (_dot("bgrqv,bgkv->bgrqk", do, v) - delta[..., None]) * slope
+    dscores = (dscores * s.scale).astype(q.dtype)
+    dk = _dot("bgrqk,bgrqc->bgkc", dscores, q)
+    return dq + _dot("bgrqk,bgkc->bgrqc", dscores, k), (dk, _dot("bgrqk,bgrqv->bgkv", weights.astype(do.dtype), do))
+  own, (dks, dvs) = jax.lax.scan(see, jnp.zeros(q.shape, jnp.float32), _firsts(v_all))
+  whole = lambda parts: jnp.moveaxis(parts, 0, 2).reshape(*parts.shape[1:3], -1, parts.shape[-1])  # (n, B, G, b, K)
   dq, dk, dv = grads
-  return (dq.at[query].add(_dot("bgrqk,bgkc->bgrqc", dscores, k)),
-          dk.at[key].add(_dot("bgrqk,bgrqc->bgkc", dscores, q)),
-          dv.at[key].add(_dot("bgrqk,bgrqv->bgkv", weights.astype(do.dtype), do)))
+  return dq.at[query].add(own), dk.at[key].add(whole(dks)), dv.at[key].add(whole(dvs))
 
 
-def _scores(s: Settings, q_all, part: Part, segments, here, source, query, key) -> tuple[jax.Array, jax.Array | float]:
-  """Masked scores (B, G, R, c, c) of a pair of chunks, and the slope of their cap."""
-  scores = _dot("bgrqc,bgkc->bgrqk", _at(q_all, query), _at(part.k, key)) * s.scale
+def _firsts(x_BGcK: jax.Array) -> jax.Array:
+  """Where each of the blocks of keys begins that a chunk is seen in."""
+  return jnp.arange(0, x_BGcK.shape[2], _block(x_BGcK.shape[2]))
+
+
+def _block(width: int) -> int:
+  """The largest divisor of a chunk's width up to MOST_KEYS."""
+  return next(b for b in range(min(MOST_KEYS, width), 0, -1) if width % b == 0)
+
+
+def _some(x: jax.Array, first: jax.Array, axis: int = 2) -> jax.Array:
+  return jax.lax.dynamic_slice_in_dim(x, first, _block(x.shape[axis]), axis)
+
+
+def _scores(s: Settings, q_all, part: Part, segments, here, source, query, key,
+            first: jax.Array) -> tuple[jax.Array, jax.Array | float]:
+  """Masked scores (B, G, R, c, b) of a chunk of queries and a block of keys, and the slope of their cap."""
+  scores = _dot("bgrqc,bgkc->bgrqk", _at(q_all, query), _some(_at(part.k, key), first)) * s.scale
   slope: jax.Array | float = 1.0
   if s.soft_cap is not None:
     bent = jnp.tanh(scores / s.soft_cap)
@@ -186,14 +211,14 @@ def _scores(s: Settings, q_all, part: Part, segments, here, source, query, key) 
   seen = jnp.ones((), bool)
   width = q_all.shape[-2]
   if s.causal or s.window is not None:
-    slot = lambda device, chunk: _start(s, device, chunk, width) + jnp.arange(width)
-    distance = slot(here, query)[:, None] - slot(source, key)[None, :]
+    keys = _start(s, source, key, width) + first + jnp.arange(_block(width))
+    distance = (_start(s, here, query, width) + jnp.arange(width))[:, None] - keys[None, :]
     if s.causal:
       seen = seen & (distance >= 0)
     if s.window is not None:
       seen = seen & ((distance if s.causal else jnp.abs(distance)) < s.window)
   if segments is not None and part.segments is not None:
-    same = _at(segments, query)[:, :, None] == _at(part.segments, key)[:, None, :]
+    same = _at(segments, query)[:, :, None] == _some(_at(part.segments, key), first, 1)[:, None, :]
     seen = seen & same[:, None, None]
   return jnp.where(seen, scores, NEGATIVE), slope
 
