@@ -2,6 +2,8 @@
 cannot be is refused with both numbers.
 """
 
+import math
+
 import in_process
 import jax
 import numpy as np
@@ -20,10 +22,13 @@ def test_weights_are_made_where_they_lie(monkeypatch):
   """Neither the result nor the work of making it is ever whole on one device: so an 8B model can start."""
   run = in_process.build(monkeypatch, 8, **PLAIN | dict(model=dict(width=128, heads=4, dropout=0.0)),
                          mesh=dict(data=1, fsdp=8))
-  whole = sum(leaf.nbytes for leaf in jax.tree.leaves(run.abstract_state) if leaf.ndim)
+  arrays = [leaf for leaf in jax.tree.leaves(run.abstract_state) if leaf.ndim]
+  whole = sum(leaf.size * leaf.dtype.itemsize for leaf in arrays)
+  part = sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in arrays)
   made = jax.jit(run._make_state, out_shardings=run.state_shardings).lower(jax.random.key(0)).compile()
   memory = made.memory_analysis()
-  assert memory.output_size_in_bytes < whole / 8 * 1.2
+  assert part < whole / 4  # the vocabulary of 74 characters stays whole
+  assert memory.output_size_in_bytes < part + 1024
   assert memory.temp_size_in_bytes < whole / 8
 
 
