@@ -54,7 +54,8 @@ def free_port() -> int:
 def start(number: int, arguments: Sequence[str], said: Mapping[str, str]) -> Member:
   """Starts one process; its lines go to the screen as they come."""
   process = subprocess.Popen(command.train(arguments, sys.executable), env={**os.environ, **said}, text=True,
-                             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, errors="replace")
+                             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, errors="replace",
+                             start_new_session=True)  # a Ctrl-C comes once, through the launcher
   member = Member(number, process)
 
   def read() -> None:

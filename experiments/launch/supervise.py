@@ -79,7 +79,7 @@ def newest(workdir: pathlib.Path) -> int | None:
 
 
 def _once(run: Sequence[str]) -> int:
-  process = subprocess.Popen(list(run))
+  process = subprocess.Popen(list(run), start_new_session=True)  # a Ctrl-C comes once, through the supervisor
   told: list[int] = []
 
   def forward(number: int, frame: object) -> None:

@@ -40,6 +40,8 @@ def finish(process, timeout=400):
   try:
     out, _ = process.communicate(timeout=timeout)
   finally:
+    for pid in members(process.pid) if process.poll() is None else []:
+      os.kill(pid, signal.SIGKILL)
     process.kill()
   return process.returncode, out
 
