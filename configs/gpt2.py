@@ -27,7 +27,7 @@ def get_config(arg: str = "124m") -> ConfigDict:
   c.train = dict(steps=600_000, batch_size=(1 << 19) // length, length=length)
   c.mesh = dict(data=1, fsdp=-1)
   if arg in ("124m", "gpt1", "gpt3-125m"):  # they fit any device: one sum of gradients instead of gathering each layer
-    c.mesh, c.train.split_state = dict(data=-1), True
+    c.mesh = dict(data=-1)
   c.evaluation = dict(every=1_000, batches=100)
   c.checkpoint = dict(every=1_000)
   c.sample = dict(every=5_000, prompts=["The "])
