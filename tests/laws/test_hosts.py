@@ -84,37 +84,6 @@ def test_two_by_four_is_one_by_eight(unbroken_pair, tmp_path):
     np.testing.assert_allclose(others[name], value, atol=2e-6, err_msg=name)
 
 
-ADAPTIVE = """
-import importlib.util
-spec = importlib.util.spec_from_file_location("tiny_run", {tiny!r})
-module = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(module)
-def get_config(arg=""):
-  config = module.get_config()
-  config["data"] = dict(name="stdlib", tokenizer=dict(name="bytes"))
-  config["curriculum"] = dict(name="odm")
-  return config
-"""
-
-
-def test_a_curriculum_that_adapts_plans_alike_on_both(tmp_path):
-  """The mixture follows the losses; were the plans of two processes different, so would be the batches."""
-  file = tmp_path / "adaptive.py"
-  file.write_text(ADAPTIVE.format(tiny=door.TINY))
-  more = (f"--config={file}",)
-  code, out = pair(tmp_path / "two", *more)
-  assert code == 0, out[-3000:]
-  outcome = door.spawn(*arguments(tmp_path / "one", *more), devices=8)
-  assert outcome.code == 0, outcome.err
-  mixtures = [[{n: v for n, v in r.items() if n.startswith("curriculum/mixture")} for r in door.rows(tmp_path / w)
-               if "train/loss" in r] for w in ("one", "two")]
-  assert mixtures[0][0] != mixtures[0][-1]
-  for one, two in zip(*mixtures, strict=True):
-    np.testing.assert_allclose(list(two.values()), list(one.values()), atol=1e-5)
-  one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
-  np.testing.assert_allclose(list(two.values()), list(one.values()), atol=1e-5)
-
-
 def members(launcher):
   """The process ids of the two runs under a launcher or a supervisor, in order of their start."""
   def below(pid):
