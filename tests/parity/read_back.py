@@ -33,7 +33,8 @@ def check(saved: pathlib.Path, recorded: pathlib.Path) -> list[str]:
   ids = ids[None] if type(ours).__name__.endswith("ForMultipleChoice") else ids
   ids[..., -1] = getattr(ours.config, "eos_token_id", None) or 14  # T5 reads a sequence there
   written = dict(decoder_input_ids=ids) if type(ours).__name__.endswith("ForConditionalGeneration") else {}
-  if type(ours) is not type(theirs) or not torch.equal(ours(ids, **written)[0], theirs(ids, **written)[0]):
+  close = lambda a, b: torch.allclose(a, b, rtol=1e-5, atol=1e-6)  # a convolution rounds by where its memory lies
+  if type(ours) is not type(theirs) or not close(ours(ids, **written)[0], theirs(ids, **written)[0]):
     problems.append("outputs differ")
   return problems
 
