@@ -171,10 +171,11 @@ def freezing(section: Mapping[str, Any], reference: Reference | None) -> dict[st
 
 
 def with_reference(state: TrainState, reference: Reference | None) -> TrainState:
-  """The state with the reference's weights in place, laid out as the state's own arrays are."""
+  """The state with a copy of the reference's weights in place (a step that donates the state must not take them along),
+  laid out as the state's own arrays are."""
   if reference is None:
     return state
-  place = lambda name, a: jax.device_put(jnp.asarray(a, jnp.float32), state.frozen[name].sharding)
+  place = lambda name, a: jax.device_put(jnp.array(a, jnp.float32), state.frozen[name].sharding)
   return state.replace(frozen=state.frozen | {name: place(name, a) for name, a in reference.params().items()})
 
 

@@ -42,6 +42,17 @@ class Counts:
     return int((size - self.noise + self.spans).max()) + 1, int((self.noise + self.spans).max()) + 1
 
 
+def moving(size_B: jax.Array, ratio: jax.Array | float, mean: jax.Array | float, most: Counts
+           ) -> tuple[jax.Array, jax.Array]:
+  """(noise, spans), (B,) int32 each, for a share and a mean length that are known in the step alone, as `Counts.of` has
+  them; never more than `most` of a row of full length."""
+  noise_B = jnp.clip(jnp.round(size_B * ratio), 1, jnp.minimum(size_B - 1, int(most.noise[-1])))
+  fits_B = jnp.minimum(jnp.minimum(noise_B, size_B - noise_B), int(most.spans.max()))
+  spans_B = jnp.minimum(jnp.maximum(jnp.round(noise_B / mean), 1), fits_B)
+  there_B = size_B > 1
+  return jnp.where(there_B, noise_B, 0).astype(jnp.int32), jnp.where(there_B, spans_B, 0).astype(jnp.int32)
+
+
 def check_sentinels(tokenizer: Vocabulary, count: int) -> None:
   """Raises ConfigError if the tokenizer has fewer sentinels."""
   if len(tokenizer.sentinels) < count:

@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 import pytest
-from text_rows_fixture import Shown, batch, table, tokenizer
+from text_rows_fixture import batch, run, table, tokenizer
 
 from llm_jax.core.errors import ConfigError
 from llm_jax.objectives import fill_in_the_middle
@@ -71,11 +71,10 @@ def test_middles_have_every_length():
 def test_the_loss_reads_the_rearranged_row_and_evaluation_repeats():
   rows, params = batch(4, 32), table(TOKENS.vocab_size)
   objective = fill_in_the_middle.build(rate=1.0).for_tokenizer(TOKENS)
-  shown = Shown()
-  a, b = (objective(shown, params, rows, None, {}) for _ in range(2))
+  (a, call), (b, _) = (run(objective, params, rows) for _ in range(2))
   np.testing.assert_array_equal(a.values, b.values)
   moved = rearranged(rows, rate=1.0)
-  np.testing.assert_array_equal(shown.calls[0]["input_ids"], moved["tokens"])
+  np.testing.assert_array_equal(call["input_ids"], moved["tokens"])
   log_p = np.asarray(jax.nn.log_softmax(params["table"]))
   np.testing.assert_allclose(a.values, -log_p[moved["tokens"], moved["targets"]], rtol=1e-4)
 

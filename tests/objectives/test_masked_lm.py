@@ -96,17 +96,19 @@ def test_the_loss_is_that_of_all_scores_where_something_was_masked():
   def total(params, objective):
     losses = objective(shown := Shown(), params, rows, jax.random.key(2), {})
     return (losses.values * losses.weights).sum(), (losses, shown.calls[0])
-  (value, (losses, call)), grads = jax.value_and_grad(total, has_aux=True)(params, objective)
+  taught = lambda objective: jax.jit(jax.value_and_grad(lambda p: total(p, objective), has_aux=True))(params)
+  (value, (losses, call)), grads = taught(objective)
   chosen = np.asarray(losses.weights) > 0
   logits = jax.nn.log_softmax(params["table"])[call["input_ids"]]
   want = -np.take_along_axis(np.asarray(logits), np.asarray(rows["tokens"])[..., None], -1)[..., 0]
   np.testing.assert_allclose(np.asarray(losses.values)[chosen], want[chosen], rtol=1e-5)
   assert chosen.sum() == losses.weights.sum() and (np.asarray(losses.values)[~chosen] == 0).all()
-  assert call["segment_ids"] is rows["segment_ids"] and call["key"] is not None
+  np.testing.assert_array_equal(call["segment_ids"], rows["segment_ids"])
+  assert call["key"] is not None
   full = dataclasses.replace(objective, masking=dataclasses.replace(objective.masking, bound=1.0))
-  (again, _), full_grads = jax.value_and_grad(total, has_aux=True)(params, full)
+  (again, _), full_grads = taught(full)
   np.testing.assert_allclose(value, again, rtol=1e-6)
-  np.testing.assert_allclose(grads["table"], full_grads["table"], atol=1e-6)
+  np.testing.assert_allclose(grads["table"], full_grads["table"], rtol=1e-5, atol=1e-6)
 
 
 def test_a_curriculum_moves_the_ratio_without_a_new_program():

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from text_rows_fixture import Shown, batch, table, tokenizer
+from text_rows_fixture import batch, run, table, tokenizer
 
 from llm_jax.core.errors import ConfigError
 from llm_jax.objectives import bert_pretraining, next_sentence, pairs, sentence_order
@@ -76,10 +76,9 @@ def test_labels_are_hugging_faces_and_evaluation_repeats():
   logits = jnp.tile(jnp.array([[1.0, -1.0]]), (16, 1))  # sure that B follows A
   for objective, make in ((next_sentence, pairs.with_strangers), (sentence_order, pairs.with_order)):
     built = objective.build().for_tokenizer(TOKENS)
-    shown = Shown(seq_relationship_logits=logits)
-    a, b = (built(shown, params, rows, None, {}) for _ in range(2))
+    (a, first), (b, second) = (run(built, params, rows, seq_relationship_logits=logits) for _ in range(2))
     np.testing.assert_array_equal(a.values, b.values)
-    np.testing.assert_array_equal(shown.calls[0]["input_ids"], shown.calls[1]["input_ids"])
+    np.testing.assert_array_equal(first["input_ids"], second["input_ids"])
     labels = np.asarray(made_of(make, rows).labels)
     np.testing.assert_allclose(a.values, np.log1p(np.exp(-2)) + 2 * labels, rtol=1e-5)
     np.testing.assert_allclose(a.metrics["accuracy"].total, (labels == 0).sum())
@@ -88,10 +87,10 @@ def test_labels_are_hugging_faces_and_evaluation_repeats():
 @pytest.mark.parametrize("relation", ["next_sentence", "sentence_order"])
 def test_berts_two_losses_come_from_one_pass_and_are_summed(relation):
   rows, params = one_document(rows=16), table()
-  shown = Shown(seq_relationship_logits=jax.random.normal(jax.random.key(5), (16, 2)))
   objective = bert_pretraining.build(relation=relation, relation_weight=0.5).for_tokenizer(TOKENS)
-  losses = objective(shown, params, rows, jax.random.key(0), {})
-  assert len(shown.calls) == 1 and (shown.calls[0]["input_ids"] == TOKENS.special["mask"]).sum() > 16
+  logits = jax.random.normal(jax.random.key(5), (16, 2))
+  losses, call = run(objective, params, rows, jax.random.key(0), seq_relationship_logits=logits)
+  assert (call["input_ids"] == TOKENS.special["mask"]).sum() > 16
   mean = lambda m: float(m.total / m.weight)
   value = float((losses.values * losses.weights).sum() / losses.weights.sum())
   m = losses.metrics

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from text_rows_fixture import Shown, batch, table, tokenizer
+from text_rows_fixture import Shown, batch, run, table, tokenizer
 
 from llm_jax.core.errors import ConfigError
 from llm_jax.objectives import noise_spans, prefix_lm, span_corruption, ul2
@@ -81,10 +81,8 @@ def test_the_loss_is_on_the_target_and_reads_what_comes_before(form, name):
   objective = {"span_corruption": span_corruption, "ul2": ul2, "prefix_lm": prefix_lm}[name].build(form=form)
   objective = objective.for_tokenizer(TOKENS)
   assert objective.needs == (form,)
-  shown = Shown()
-  losses = objective(shown, params, rows, jax.random.key(1), {})
-  assert ("prefix_length" in shown.calls[0]) == (form == "prefix")
-  call = jax.tree.map(np.asarray, {k: v for k, v in shown.calls[0].items() if v is not None and k != "key"})
+  losses, call = jax.tree.map(np.asarray, run(objective, params, rows, jax.random.key(1)))
+  assert ("prefix_length" in call) == (form == "prefix")
   log_p = np.asarray(jax.nn.log_softmax(params["table"]))  # Shown predicts from the one token that it reads
   read = call["decoder_input_ids"] if form == "encoder_decoder" else call["input_ids"]
   values, weights = np.asarray(losses.values), np.asarray(losses.weights)
@@ -105,6 +103,23 @@ def test_the_loss_is_on_the_target_and_reads_what_comes_before(form, name):
       np.testing.assert_allclose(got, [-log_p[a, b] for a, b in pairs], rtol=1e-4)
     counted += len(got)
   assert counted == weights.sum() > 0 and losses.metrics["accuracy"].weight == counted
+
+
+def test_a_curriculum_moves_ratio_and_length_without_a_new_program():
+  rows = batch(4, 64, padding=7)
+  objective = span_corruption.build(least_mean=2.0).for_tokenizer(TOKENS)
+  make = jax.jit(lambda ratio, mean: objective.corrupted(rows, jax.random.key(0),
+                                                         dict(mask_ratio=ratio, span_length=mean)))
+  for ratio, mean in ((0.1, 3.0), (0.3, 2.0), (0.5, 5.0)):
+    made, counts = jax.tree.map(np.asarray, make(np.float32(ratio), np.float32(mean))), Counts.of(64, ratio, mean)
+    for r in range(4):
+      source, target = made.source[r, :made.source_size[r] - 1], made.target[r, :made.target_size[r] - 1]
+      assert restored(source, target) == np.asarray(rows["tokens"])[r, :57].tolist()
+      assert len(target) == counts.noise[57] + counts.spans[57]
+  assert make._cache_size() == 1
+  cut = jax.tree.map(np.asarray, make(np.float32(0.9), np.float32(1.0)))
+  most = Counts.of(64, 0.5, 2.0)
+  assert ((cut.target_size - 1) == most.noise[64] + most.spans[64]).all()
 
 
 def test_in_one_row_the_target_follows_the_source():
@@ -135,9 +150,8 @@ def test_ul2_draws_its_denoisers_alike_and_marks_their_mode():
 def test_a_prefix_is_cut_anywhere():
   rows = batch(400, 16, documents=False)
   objective = prefix_lm.build(form="encoder_decoder").for_tokenizer(TOKENS)
-  shown = Shown()
-  losses = objective(shown, table(TOKENS.vocab_size), rows, jax.random.key(0), {})
-  size = np.asarray(shown.calls[0]["attention_mask"]).sum(1) - 1
+  losses, call = run(objective, table(TOKENS.vocab_size), rows, jax.random.key(0))
+  size = np.asarray(call["attention_mask"]).sum(1) - 1
   assert set(size.tolist()) == set(range(1, 16)) and (np.asarray(losses.weights).sum(1) == 16 - size + 1).all()
 
 

@@ -53,6 +53,16 @@ class Shown:
     return Output(hidden, lambda h: h @ table, extra=dict(self.extra))
 
 
+def run(objective, params: dict, rows: dict, key=None, **extra) -> tuple:
+  """(losses, what the network was given) of one compiled call; extra: the network's further outputs."""
+  def step(params, rows, key):
+    shown = Shown(**extra)
+    losses = objective(shown, params, rows, key, {})
+    assert len(shown.calls) == 1
+    return losses, {name: a for name, a in shown.calls[0].items() if a is not None and name != "key"}
+  return jax.jit(step)(params, rows, key)
+
+
 def table(size: int = 300) -> dict:
   """Parameters for `Shown`."""
   return {"table": jax.random.normal(jax.random.key(1), (size, size))}
