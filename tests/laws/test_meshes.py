@@ -49,7 +49,7 @@ MESHES = {
 }
 FAST = {"gpt": ("replica x fsdp", "stage x tensor"), "llama": ("stage x context x tensor",),
         "mixtral": ("expert x data", "stage x expert x fsdp"), "bert": ("context x fsdp",),
-        "t5": ("stage x tensor",)}
+        "t5": ()}  # two stacks compile for too long
 
 
 def cases():
