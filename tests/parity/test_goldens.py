@@ -1,8 +1,9 @@
 """The committed reference cases: `make parity` writes and compares many more.
 
 tests/parity/goldens was written by `generate.py goldens --seed 22 --count 1` and generate_networks.py with the same; a
-case changes only when a rewrite of the generator changes what it draws. Those of DeBERTa were picked among its draws
-for having every part; deberta_emd and ernie_knowledge are torch networks of the released mask decoder and of Tsinghua's
+case changes only when a rewrite of the generator changes what it draws. Those of DeBERTa and of the BERT family were
+picked among many draws for having every part: bert and ernie with a decoder of their own, electra with an embedding
+wider than its layers. deberta_emd and ernie_knowledge are torch networks of the released mask decoder and of Tsinghua's
 ERNIE, which transformers lacks.
 """
 
@@ -13,7 +14,7 @@ import sys
 import pytest
 
 HERE = pathlib.Path(__file__).parent
-FAST = {"gpt2", "llama", "gemma3", "mistral", "qwen3_moe", "deberta_emd", "lstm_lm", "char_cnn_kim"}
+FAST = {"gpt2", "llama", "gemma3", "mistral", "qwen3_moe", "deberta_emd", "lstm_lm", "char_cnn_kim", "bert", "ernie"}
 CASES = sorted(p.name for p in (HERE / "goldens").iterdir() if p.is_dir())
 
 sys.path.insert(0, str(HERE))
