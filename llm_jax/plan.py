@@ -150,8 +150,9 @@ def without_tokenizer(config: Any, vocab_size: int | None) -> tuple[dict[str, An
   from llm_jax.core.config import plain
 
   config = plain(config)
-  data = config.get("data") or {}
-  text = data.get("text") if isinstance(data.get("text"), dict) else data  # episodes are made of another source's text
+  data: Any = config.get("data") or {}
+  # Episodes are made of the text of another source.
+  text: Any = data.get("text") if isinstance(data.get("text"), dict) else data
   tokenizer = text.get("tokenizer")
   vocab_size = (tokenizer or {}).get("vocab_size") if vocab_size is None else vocab_size
   if tokenizer is None or vocab_size is None:

@@ -80,7 +80,7 @@ class Estimator:
   def _layout(self, run: Any, mesh: Mapping[str, int], split_state: bool) -> tuple[dict[str, int], int]:
     key = (*mesh.items(), split_state)
     if key not in self._layouts:
-      rules = ShardingRules(device_mesh.abstract(mesh, self.count))
+      rules = ShardingRules(device_mesh.abstract(mesh, self.count))  # type: ignore[arg-type]
       places = train_state.shardings(run.abstract_state, rules, run.model.logical_axes, run.optimizer, split_state)
       state = train_state.with_shardings(run.abstract_state, places)
       kinds = {"parameters": (state.params, state.frozen), "optimizer": state.opt_state, "average": state.ema}

@@ -5,6 +5,8 @@ positions for the distance i - j: its own row near by, a logarithmic bucket fart
 with positions are taken for all 2 L - 1 distances and shifted into place, so that no (L, L) gather is needed.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -79,7 +81,7 @@ class DisentangledAttention(nnx.Module):
     """{term: (T, H, K)}: the table through the projection of each term, one vector per distance."""
     keys = self.key if self.shared else self.position_key
     queries = self.query if self.shared else self.position_query
-    made = {"c2p": keys, "p2c": queries}
+    made: dict[str, Any] = {"c2p": keys, "p2c": queries}
     return {term: made[term](table_ID)[rows_T] for term in self.terms}
 
   def attend(self, q: jax.Array, k: jax.Array, v: jax.Array, positions: dict[str, jax.Array], visibility: Visibility,
@@ -121,6 +123,6 @@ class DisentangledBlock(nnx.Module):
       return self.feed_forward_norm(x + dropout(self.feed_forward(x), self.dropout, out_keys[1]))
     if self.split_remat:
       before, after = jax.checkpoint(before), jax.checkpoint(after)
-    qkv, positions = before(self, query_BLD, x_BLD, table_ID)
-    x = after(self, query_BLD, self.attention.attend(*qkv, positions, visibility, attention_key))
+    (q, k, v), positions = before(self, query_BLD, x_BLD, table_ID)
+    x = after(self, query_BLD, self.attention.attend(q, k, v, positions, visibility, attention_key))
     return constrain(x, "batch", "length", "width")

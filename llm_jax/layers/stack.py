@@ -123,7 +123,7 @@ class _Layers(NamedTuple):
   blocks: Any
   parts: Mapping[Any, Any]
   per_layer: Any
-  first: jax.Array | int
+  first: Any  # (R,) where there are several runs of layers
 
 
 def _pipelined(plan: pipelines.Schedule, how: _How, layers: _Layers, carry: Any, rows: Any,

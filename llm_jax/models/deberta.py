@@ -8,7 +8,7 @@ the end only, in the enhanced mask decoder: the last layer runs twice more, its 
 import dataclasses
 import functools
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -41,9 +41,9 @@ class Deberta(nnx.Module):
     c = self.config = config
     table = partial(Embedding, rngs, dtype=jnp.dtype(c.dtype))
     embed_width = c.embed_width or c.width
-    self.tokens = table(c.vocab_size, embed_width, init=table_init) if own_table else None
+    self.tokens: Any = table(c.vocab_size, embed_width, init=table_init) if own_table else None
     absolute = c.biased_input or c.enhanced_decoder
-    self.positions = table(c.positions, embed_width, axis="positions") if absolute else None
+    self.positions: Any = table(c.positions, embed_width, axis="positions") if absolute else None
     self.types = table(c.types, embed_width, axis="positions") if c.types else None
     self.embed_projection = None if embed_width == c.width else Linear(rngs, {"embed": embed_width}, {"width": c.width},
                                                                        bias=False)
@@ -54,7 +54,7 @@ class Deberta(nnx.Module):
         rngs, c.width, c.convolution, groups=c.convolution_groups, act=c.convolution_act, epsilon=c.epsilon,
         dropout=c.dropout)
     self.blocks = stack(lambda r: _block(r, c), c.depth, rngs)
-    self.head = MaskedTokenHead(rngs, c.width, embed_width, c.vocab_size, act=c.act, epsilon=c.epsilon,
+    self.head: Any = MaskedTokenHead(rngs, c.width, embed_width, c.vocab_size, act=c.act, epsilon=c.epsilon,
                                 tied=c.tied or not c.legacy) if c.head == "lm" else None
     rate = c.dropout if c.head_dropout is None else c.head_dropout
     self.pooler = Pooler(rngs, c.width, act=c.pooler_act, dropout=rate,
@@ -73,7 +73,8 @@ class Deberta(nnx.Module):
     positions, where the model has them. added_BLD: added to the token embeddings (a table that two models share).
     """
     choices = input_ids.shape[:-1]
-    flat = lambda a: a if a is None else a.reshape(-1, a.shape[-1])
+    def flat(a: Any) -> Any:
+      return a if a is None else a.reshape(-1, a.shape[-1])
     input_ids, attention_mask, token_type_ids = flat(input_ids), flat(attention_mask), flat(token_type_ids)
     position_ids, segment_ids = flat(position_ids), flat(segment_ids)
     embed_key, layers_key, head_key = split(key, 3)

@@ -7,7 +7,7 @@ tokens, the next sentence, and which of the text's entities each mention means w
 
 import itertools
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -55,12 +55,12 @@ class ErnieKnowledge(nnx.Module):
     self.norm = stack(lambda r: _fusion_block(r, c, c.entity_heads), count["norm"], rngs) if count["norm"] else None
     pretrains = c.head == "pretraining"
     head = partial(MaskedTokenHead, rngs, c.width, act=c.act, epsilon=c.epsilon)
-    self.head = head(c.width, c.vocab_size, tied=c.tied) if pretrains else None
-    self.entity_head = EntityHead(rngs, c.width, c.entity_width, act=c.act,
+    self.head: Any = head(c.width, c.vocab_size, tied=c.tied) if pretrains else None
+    self.entity_head: Any = EntityHead(rngs, c.width, c.entity_width, act=c.act,
                                   epsilon=c.epsilon) if pretrains else None
     self.pooler = Pooler(rngs, c.width, dropout=c.dropout if c.head == "sequence" else 0.0)
     labels = 2 if pretrains else c.labels
-    self.classifier = None if c.head == "none" else Linear(rngs, {"embed": c.width}, {"labels": labels})
+    self.classifier: Any = None if c.head == "none" else Linear(rngs, {"embed": c.width}, {"labels": labels})
 
   def __call__(self, input_ids: jax.Array, *, attention_mask: jax.Array | None = None,
                token_type_ids: jax.Array | None = None, position_ids: jax.Array | None = None,
@@ -129,7 +129,8 @@ class ErnieKnowledge(nnx.Module):
     return w, e, (*states, w) if collect else None
 
   def _head(self, output: Output, vectors, mask, key) -> Output:
-    head, hidden = self.config.head, output.hidden
+    head: str = self.config.head
+    hidden: Any = output.hidden
     if head == "pretraining":
       output.unembed = self.unembed
       logits = self.entity_head(hidden, vectors)

@@ -9,6 +9,7 @@ import dataclasses
 import os
 import re
 from collections.abc import Mapping
+from typing import Any
 
 from llm_jax.core.errors import ConfigError
 
@@ -116,7 +117,7 @@ def join(cluster: Cluster) -> None:
   """
   import jax
 
-  deadlines = dict(heartbeat_timeout_seconds=_seconds("HEARTBEAT", HEARTBEAT_SECONDS),
+  deadlines: dict[str, Any] = dict(heartbeat_timeout_seconds=_seconds("HEARTBEAT", HEARTBEAT_SECONDS),
                    shutdown_timeout_seconds=_seconds("SHUTDOWN", SHUTDOWN_SECONDS),
                    initialization_timeout=_seconds("START", START_SECONDS))
   local = None if cluster.local is None else [cluster.local]
