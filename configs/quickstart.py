@@ -15,7 +15,7 @@ def get_config(arg: str = "") -> ConfigDict:
   c.data = dict(name="stdlib", tokenizer=dict(name="sentencepiece", vocab_size=2048),
                 mixture={"prose": 3.0, "code": 1.0})
   c.optimizer = dict(name="adamw", peak=3e-3, warmup=100, decay="cosine", b2=0.99, weight_decay=0.1)
-  c.train = dict(steps=1300, batch_size=16, length=128)
+  c.train = dict(steps=800, batch_size=16, length=128)
   c.evaluation = dict(every=325, batches=30)
   c.checkpoint = dict(every=650)
   c.sample = dict(every=650, prompts=["The ", "def "], tokens=100)
