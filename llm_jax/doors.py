@@ -17,6 +17,7 @@ from absl import flags
 
 from llm_jax.core import allocator
 from llm_jax.core.errors import ConfigError, LlmJaxError, RestartError, nearest_name
+from llm_jax.parallel import cluster
 
 Overrides = list[tuple[str, str]]
 
@@ -39,11 +40,11 @@ def run(main: Callable[[Any, Overrides], int | None], define: Callable[[flags.Fl
     code = e.exit_code
   except BrokenPipeError:
     code = 0
-  except Exception:
+  except Exception as e:
     if not several:
       raise
     traceback.print_exc()
-    code = 1
+    code = cluster.SURVIVOR if cluster.lost_another(e) else 1
   sys.stdout.flush()
   code = code or 0
   if several and code not in (0, RestartError.exit_code):  # those stop in good order, all together
@@ -124,8 +125,6 @@ def prepare_process(values: flags.FlagValues) -> None:
 
 def join_others(values: flags.FlagValues) -> bool:
   """Joins the other processes of this run, if there are any -> whether there are."""
-  from llm_jax.parallel import cluster
-
   found = cluster.find(os.environ, values.coordinator, values.processes, values.process)
   if found is not None:
     cluster.join(found)

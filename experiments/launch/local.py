@@ -19,6 +19,7 @@ from collections.abc import Mapping, Sequence
 from experiments.launch import command
 
 GRACE = 30.0  # seconds between the first failure and the end of the others
+SURVIVOR = 134  # the exit code of a process that ends because another one is gone
 SHOWN = 40  # last lines of the failure that came first
 
 
@@ -68,8 +69,9 @@ def start(number: int, arguments: Sequence[str], said: Mapping[str, str]) -> Mem
 
 
 def wait(members: Sequence[Member], grace: float = GRACE) -> int:
-  """Until all have ended -> 0, or the exit code of the first that failed."""
+  """Until all have ended -> 0, or the exit code of the first that failed of itself, not for want of another."""
   first: Member | None = None
+  stopped: list[Member] = []
   while any(m.ended is None for m in members):
     for member in members:
       if member.ended is None and member.process.poll() is not None:
@@ -80,12 +82,15 @@ def wait(members: Sequence[Member], grace: float = GRACE) -> int:
       for member in members:
         if member.process.poll() is None:
           member.process.kill()
+          stopped.append(member)
     time.sleep(0.05)
   for member in members:
     if member.reader is not None:
       member.reader.join(timeout=5)
   if first is None:
     return 0
+  failed = sorted((m for m in members if m.process.returncode and m not in stopped), key=lambda m: m.ended or 0)
+  first = next((m for m in failed if exit_code(m.process.returncode) != SURVIVOR), first)
   code = exit_code(first.process.returncode)
   print(f"\nprocess {first.number} ended first, with exit code {code}:\n{''.join(first.lines)}", file=sys.stderr,
         flush=True)

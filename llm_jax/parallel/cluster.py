@@ -15,6 +15,8 @@ from llm_jax.core.errors import ConfigError
 
 HEARTBEAT_SECONDS = 20  # a silent process is taken for dead after so long, and the others abort
 SHUTDOWN_SECONDS = 30  # how long a process waits for the others at its end
+SURVIVOR = 134  # exit code of a process that ends because another one is gone, as jax's own abort gives it
+LOST = r"(?i)connection (closed|reset) by peer|gloo .* failed|coordination service|heartbeat"
 START_SECONDS = 300  # how long the first waits for the last
 DEFAULT_PORT = 8476
 
@@ -127,6 +129,13 @@ def join(cluster: Cluster) -> None:
     raise ConfigError("cluster", f"{cluster.kind}: process {cluster.process} of {cluster.processes} could not join "
                       f"at {cluster.coordinator}: {str(e).splitlines()[0]}",
                       accepted="all processes started together, and a port that they can reach") from None
+
+
+def lost_another(error: Exception) -> bool:
+  """Whether this process failed only because another one is gone in the middle of a collective."""
+  import jax
+
+  return isinstance(error, jax.errors.JaxRuntimeError) and re.search(LOST, str(error)) is not None
 
 
 def _seconds(name: str, default: int) -> int:

@@ -83,8 +83,10 @@ def state(workdir: pathlib.Path) -> dict[str, np.ndarray]:
 
   step = newest_good(workdir / "checkpoints", set_aside=False)
   folder = workdir / "checkpoints" / str(step) / "state"
-  with ocp.PyTreeCheckpointer() as reader:
-    tree = reader.restore(folder)
+  with ocp.PyTreeCheckpointer() as reader:  # as plain arrays: the devices of several hosts are not here
+    names = reader.metadata(folder).item_metadata.tree
+    how = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), names)
+    tree = reader.restore(folder, args=ocp.args.PyTreeRestore(restore_args=how))
   flat = jax.tree_util.tree_flatten_with_path(tree)[0]
   return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in flat} | {"step": np.asarray(step)}
 
