@@ -12,9 +12,9 @@ from typing import Any, Literal
 import jax
 from flax import nnx
 
-from llm_jax.core.errors import unknown_name
 from llm_jax.core.model import Model
 from llm_jax.core.output import Output
+from llm_jax.core.sizes import chosen
 from llm_jax.layers import encoder_heads
 from llm_jax.layers.dot_product import Implementation
 from llm_jax.layers.dropout import dropout, split
@@ -146,10 +146,8 @@ def build(vocab_size: int, length: int, *, variant: str = "base", width: int | N
     scan: one compiled layer run in a loop; False unrolls (slower to compile, a few percent faster to run).
     attention: implementation behind the attention door.
   """
-  if variant not in VARIANTS:
-    raise unknown_name("config.model.variant", variant, list(VARIANTS))
-  given = dict(width=width, depth=depth, heads=heads, hidden=hidden, act=act)
-  sizes = sized(VARIANTS[variant] | {k: v for k, v in given.items() if v is not None}, length, positions)
+  sizes = sized(chosen(VARIANTS, variant, width=width, depth=depth, heads=heads, hidden=hidden, act=act), length,
+                       positions)
   return from_config(BertConfig(vocab_size=vocab_size, head=head, labels=labels, dropout=dropout,
                                 attention_dropout=dropout, tied=tied, dtype=dtype, remat=remat, scan=scan,
                                 attention=attention, **sizes))

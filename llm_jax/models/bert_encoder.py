@@ -10,6 +10,7 @@ from flax import nnx
 
 from llm_jax.core.errors import ConfigError, check_counts
 from llm_jax.core.model import stack
+from llm_jax.core.sizes import with_positions
 from llm_jax.layers import stack as layer_stack
 from llm_jax.layers.attention import Attention, AttentionOptions
 from llm_jax.layers.block import Block
@@ -162,8 +163,4 @@ def sized(sizes: dict[str, Any], length: int, positions: int | None) -> dict[str
     ConfigError: `positions` rows are too few.
   """
   first = sizes["pad_token"] + 1 if sizes.get("counts_real") else 0
-  rows = positions if positions is not None else max(sizes.get("positions", 512), first + length)
-  if rows < first + length:
-    raise ConfigError("config.model.positions", f"{positions} positions for rows of {length} tokens",
-                      accepted=f"at least {first + length}")
-  return sizes | dict(positions=rows)
+  return with_positions(sizes, length, positions, first=first)

@@ -12,9 +12,10 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from llm_jax.core.errors import ConfigError, check_counts, unknown_name
+from llm_jax.core.errors import ConfigError, check_counts
 from llm_jax.core.model import Model
 from llm_jax.core.output import Output
+from llm_jax.core.sizes import chosen
 from llm_jax.layers.convolution import Convolution, max_pool
 from llm_jax.layers.dropout import check_rate, dropout, split
 from llm_jax.layers.linear import Linear, normal
@@ -106,8 +107,5 @@ def build(vocab_size: int, length: int, *, variant: str = "small", features: int
     dropout: rate between the linear layers.
     dtype: compute type; parameters and loss stay float32.
   """
-  if variant not in VARIANTS:
-    raise unknown_name("config.model.variant", variant, list(VARIANTS))
-  given = dict(features=features, hidden=hidden, dropout=dropout)
-  sizes = VARIANTS[variant] | {k: v for k, v in given.items() if v is not None}
+  sizes = chosen(VARIANTS, variant, features=features, hidden=hidden, dropout=dropout)
   return from_config(CharCNNConfig(alphabet=vocab_size - 1, length=length, labels=labels, dtype=dtype, **sizes))

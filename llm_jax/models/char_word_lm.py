@@ -11,9 +11,10 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from llm_jax.core.errors import ConfigError, check_counts, unknown_name
+from llm_jax.core.errors import ConfigError, check_counts
 from llm_jax.core.model import Model
 from llm_jax.core.output import Output
+from llm_jax.core.sizes import chosen
 from llm_jax.layers.convolution import Convolution, Highway
 from llm_jax.layers.dropout import check_rate, split
 from llm_jax.layers.embedding import Embedding
@@ -114,8 +115,5 @@ def build(vocab_size: int, length: int, *, variant: str = "small", characters: i
     dropout: rate on the input of every LSTM layer and of the head.
     dtype: compute type; parameters, state and loss stay float32.
   """
-  if variant not in VARIANTS:
-    raise unknown_name("config.model.variant", variant, list(VARIANTS))
-  given = dict(hidden=hidden, depth=depth, dropout=dropout)
-  sizes = VARIANTS[variant] | {k: v for k, v in given.items() if v is not None}
+  sizes = chosen(VARIANTS, variant, hidden=hidden, depth=depth, dropout=dropout)
   return from_config(CharWordConfig(vocab_size=vocab_size, characters=characters, dtype=dtype, **sizes))

@@ -15,9 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from llm_jax.core.errors import ConfigError, unknown_name
 from llm_jax.core.model import Model, stack
 from llm_jax.core.output import Output
+from llm_jax.core.sizes import chosen, with_positions
 from llm_jax.layers import encoder_heads
 from llm_jax.layers import stack as layer_stack
 from llm_jax.layers.attention import AttentionOptions
@@ -206,14 +206,8 @@ def build(vocab_size: int, length: int, *, variant: str = "v3-base", width: int 
     scan: one compiled layer run in a loop; False unrolls (slower to compile, a few percent faster to run).
     attention: implementation behind the attention door; relative positions need 'auto' or 'xla'.
   """
-  if variant not in VARIANTS:
-    raise unknown_name("config.model.variant", variant, list(VARIANTS))
-  given = dict(width=width, depth=depth, heads=heads, hidden=hidden)
-  sizes = VARIANTS[variant] | {k: v for k, v in given.items() if v is not None}
-  sizes["positions"] = positions if positions is not None else max(sizes.get("positions", 512), length)
-  if sizes["positions"] < length:
-    raise ConfigError("config.model.positions", f"{positions} positions for rows of {length} tokens",
-                      accepted=f"at least {length}")
+  sizes = chosen(VARIANTS, variant, width=width, depth=depth, heads=heads, hidden=hidden)
+  sizes = with_positions(sizes, length, positions)
   return from_config(DebertaConfig(vocab_size=vocab_size, enhanced_decoder=enhanced_decoder and head == "lm", head=head,
                                    labels=labels, dropout=dropout, attention_dropout=dropout, dtype=dtype, remat=remat,
                                    scan=scan, attention=attention, **sizes))

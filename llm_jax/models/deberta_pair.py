@@ -12,10 +12,11 @@ from typing import Any, Literal
 import jax
 from flax import nnx
 
-from llm_jax.core.errors import ConfigError, check_counts, unknown_name
+from llm_jax.core.errors import check_counts
 from llm_jax.core.model import Model
 from llm_jax.core.output import Output
 from llm_jax.core.pair import Pair
+from llm_jax.core.sizes import chosen, with_positions
 from llm_jax.core.types import Params
 from llm_jax.layers.dot_product import Implementation
 from llm_jax.models import deberta
@@ -115,15 +116,9 @@ def build(vocab_size: int, length: int, *, variant: str = "base", width: int | N
     scan: one compiled layer run in a loop; False unrolls (slower to compile, a few percent faster to run).
     attention: implementation behind the attention door; relative positions need 'auto' or 'xla'.
   """
-  if variant not in VARIANTS:
-    raise unknown_name("config.model.variant", variant, list(VARIANTS))
-  given = dict(width=width, depth=depth, heads=heads, hidden=hidden)
-  sizes = VARIANTS[variant] | {k: v for k, v in given.items() if v is not None}
+  sizes = chosen(VARIANTS, variant, width=width, depth=depth, heads=heads, hidden=hidden)
   check_counts("config.model", depth=sizes["depth"], generator_depth=generator_depth)
-  sizes["positions"] = positions if positions is not None else max(sizes.get("positions", 512), length)
-  if sizes["positions"] < length:
-    raise ConfigError("config.model.positions", f"{positions} positions for rows of {length} tokens",
-                      accepted=f"at least {length}")
+  sizes = with_positions(sizes, length, positions)
   settings: dict[str, Any] = dict(vocab_size=vocab_size, dropout=dropout, attention_dropout=dropout, dtype=dtype,
                                   remat=remat, scan=scan, attention=attention)
   discriminator = DebertaConfig(head="replaced", **settings, **sizes)

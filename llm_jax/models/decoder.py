@@ -14,9 +14,10 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from llm_jax.core.errors import ConfigError, check_counts, unknown_name
+from llm_jax.core.errors import ConfigError, check_counts
 from llm_jax.core.model import Model, stack
 from llm_jax.core.output import Output
+from llm_jax.core.sizes import chosen
 from llm_jax.layers import cache as kv
 from llm_jax.layers import decoding
 from llm_jax.layers import heads as output_heads
@@ -232,12 +233,9 @@ def build(vocab_size: int, length: int, *, variant: str = "llama3.2-1b", width: 
     scan: one compiled period of layers run in a loop; False unrolls.
     attention: implementation behind the attention door.
   """
-  if variant not in VARIANTS:
-    raise unknown_name("config.model.variant", variant, list(VARIANTS))
-  given = dict(width=width, depth=depth, heads=heads, kv_heads=kv_heads, head_width=head_width, hidden=hidden, act=act,
-               window=window, tied=tied, experts=experts, experts_per_token=experts_per_token,
-               expert_hidden=expert_hidden, balance_weight=balance_weight)
-  sizes = VARIANTS[variant] | {k: v for k, v in given.items() if v is not None}
+  sizes = chosen(VARIANTS, variant, width=width, depth=depth, heads=heads, kv_heads=kv_heads, head_width=head_width,
+                 hidden=hidden, act=act, window=window, tied=tied, experts=experts, experts_per_token=experts_per_token,
+                 expert_hidden=expert_hidden, balance_weight=balance_weight)
   if rope_theta is not None:
     sizes["rope"] = dataclasses.replace(sizes.get("rope", Rope()), theta=rope_theta)
   sizes["positions"] = max(sizes["positions"], length)

@@ -11,10 +11,11 @@ from typing import Any, Literal
 import jax
 from flax import nnx
 
-from llm_jax.core.errors import ConfigError, unknown_name
+from llm_jax.core.errors import ConfigError
 from llm_jax.core.model import Model
 from llm_jax.core.output import Output
 from llm_jax.core.pair import Pair
+from llm_jax.core.sizes import chosen
 from llm_jax.core.types import Params
 from llm_jax.layers.dot_product import Implementation
 from llm_jax.models import bert
@@ -129,10 +130,8 @@ def build(vocab_size: int, length: int, *, variant: str = "small", head: Head = 
     scan: one compiled layer run in a loop; False unrolls (slower to compile, a few percent faster to run).
     attention: implementation behind the attention door.
   """
-  if variant not in VARIANTS:
-    raise unknown_name("config.model.variant", variant, list(VARIANTS))
-  given = dict(width=width, depth=depth, heads=heads, hidden=hidden, embed_width=embed_width, generator=generator)
-  sizes = sized(VARIANTS[variant] | {k: v for k, v in given.items() if v is not None}, length, positions)
+  sizes = sized(chosen(VARIANTS, variant, width=width, depth=depth, heads=heads, hidden=hidden, embed_width=embed_width,
+                       generator=generator), length, positions)
   share = sizes.pop("generator")
   settings: dict[str, Any] = ELECTRA | dict(
       vocab_size=vocab_size, labels=labels, dropout=dropout, attention_dropout=dropout, dtype=dtype, remat=remat,

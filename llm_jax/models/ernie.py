@@ -6,8 +6,8 @@ the data's affair (masked_lm with unit='phrase'). ERNIE 2.0 learns several tasks
 
 from typing import Any, Literal
 
-from llm_jax.core.errors import unknown_name
 from llm_jax.core.model import Model
+from llm_jax.core.sizes import chosen
 from llm_jax.layers.dot_product import Implementation
 from llm_jax.layers.encoder_heads import EncoderHead
 from llm_jax.models import bert
@@ -55,10 +55,8 @@ def build(vocab_size: int, length: int, *, variant: str = "3.0-base", width: int
     scan: one compiled layer run in a loop; False unrolls (slower to compile, a few percent faster to run).
     attention: implementation behind the attention door.
   """
-  if variant not in VARIANTS:
-    raise unknown_name("config.model.variant", variant, list(VARIANTS))
-  given = dict(width=width, depth=depth, heads=heads, hidden=hidden, act=act, task_types=task_types)
-  sizes = sized(VARIANTS[variant] | {k: v for k, v in given.items() if v is not None}, length, positions)
+  sizes = sized(chosen(VARIANTS, variant, width=width, depth=depth, heads=heads, hidden=hidden, act=act,
+                       task_types=task_types), length, positions)
   return bert.from_config(BertConfig(vocab_size=vocab_size, family="ernie", head=head, labels=labels, dropout=dropout,
                                      attention_dropout=dropout, tied=tied, dtype=dtype, remat=remat, scan=scan,
                                      attention=attention, **sizes))

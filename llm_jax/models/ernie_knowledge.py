@@ -13,9 +13,10 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from llm_jax.core.errors import ConfigError, unknown_name
+from llm_jax.core.errors import ConfigError
 from llm_jax.core.model import Model, stack
 from llm_jax.core.output import Output
+from llm_jax.core.sizes import chosen, with_positions
 from llm_jax.layers import stack as layer_stack
 from llm_jax.layers.attention import Attention, AttentionOptions
 from llm_jax.layers.attention_call import NEGATIVE
@@ -200,15 +201,9 @@ def build(vocab_size: int, length: int, *, variant: str = "base", width: int | N
     scan: runs of equal layers are one compiled layer in a loop; False unrolls.
     attention: implementation behind the attention door.
   """
-  if variant not in VARIANTS:
-    raise unknown_name("config.model.variant", variant, list(VARIANTS))
-  given = dict(width=width, heads=heads, hidden=hidden, layers=None if layers is None else tuple(layers),
-               entity_width=entity_width, entity_heads=entity_heads)
-  sizes = VARIANTS[variant] | {k: v for k, v in given.items() if v is not None}
-  sizes["positions"] = positions if positions is not None else max(sizes.get("positions", 512), length)
-  if sizes["positions"] < length:
-    raise ConfigError("config.model.positions", f"{positions} positions for rows of {length} tokens",
-                      accepted=f"at least {length}")
+  sizes = chosen(VARIANTS, variant, width=width, heads=heads, hidden=hidden, layers=None if layers is None else
+                 tuple(layers), entity_width=entity_width, entity_heads=entity_heads)
+  sizes = with_positions(sizes, length, positions)
   return from_config(ErnieKnowledgeConfig(vocab_size=vocab_size, head=head, labels=labels, dropout=dropout,
                                           attention_dropout=dropout, dtype=dtype, remat=remat, scan=scan,
                                           attention=attention, **sizes))

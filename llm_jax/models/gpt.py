@@ -12,9 +12,10 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from llm_jax.core.errors import ConfigError, check_counts, unknown_name
+from llm_jax.core.errors import ConfigError, check_counts
 from llm_jax.core.model import Model, stack
 from llm_jax.core.output import Output
+from llm_jax.core.sizes import chosen, with_positions
 from llm_jax.layers import cache as kv
 from llm_jax.layers import decoding
 from llm_jax.layers import heads as output_heads
@@ -208,14 +209,9 @@ def build(vocab_size: int, length: int, *, variant: str = "124m", width: int | N
     scan: one compiled layer run in a loop; False unrolls (slower to compile, a few percent faster to run).
     attention: implementation behind the attention door.
   """
-  if variant not in VARIANTS:
-    raise unknown_name("config.model.variant", variant, list(VARIANTS))
-  given = dict(width=width, depth=depth, heads=heads, hidden=hidden, act=act, norms=norms, band=band)
-  sizes = VARIANTS[variant] | {k: v for k, v in given.items() if v is not None}
-  sizes["positions"] = positions if positions is not None else max(sizes.get("positions", 1024), length)
-  if sizes["positions"] < length:
-    raise ConfigError("config.model.positions", f"{positions} positions for rows of {length} tokens",
-                      accepted=f"at least {length}")
+  sizes = chosen(VARIANTS, variant, width=width, depth=depth, heads=heads, hidden=hidden, act=act, norms=norms,
+                 band=band)
+  sizes = with_positions(sizes, length, positions, usual=1024)
   return from_config(GPTConfig(vocab_size=vocab_size, embed_dropout=dropout, residual_dropout=dropout,
                                attention_dropout=dropout, tied=tied, dtype=dtype, remat=remat, scan=scan,
                                attention=attention, **sizes))

@@ -12,9 +12,10 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from llm_jax.core.errors import ConfigError, check_counts, unknown_name
+from llm_jax.core.errors import ConfigError, check_counts
 from llm_jax.core.model import Model
 from llm_jax.core.output import Output
+from llm_jax.core.sizes import chosen
 from llm_jax.layers.dropout import check_rate, split
 from llm_jax.layers.embedding import Embedding
 from llm_jax.layers.linear import Linear
@@ -157,10 +158,7 @@ def build(vocab_size: int, length: int, *, variant: str = "zaremba-small", cell:
     labels: number of labels.
     dtype: compute type; parameters, state and loss stay float32.
   """
-  if variant not in VARIANTS:
-    raise unknown_name("config.model.variant", variant, list(VARIANTS))
-  given = dict(embedding=embedding, hidden=hidden, depth=depth, dropout=dropout, variational=variational,
-               state_dropout=state_dropout, word_dropout=word_dropout, init_limit=init_limit)
-  sizes = VARIANTS[variant] | {k: v for k, v in given.items() if v is not None}
+  sizes = chosen(VARIANTS, variant, embedding=embedding, hidden=hidden, depth=depth, dropout=dropout,
+                 variational=variational, state_dropout=state_dropout, word_dropout=word_dropout, init_limit=init_limit)
   return from_config(RecurrentConfig(vocab_size=vocab_size, cell=cell, bidirectional=bidirectional, tied=tied,
                                      head=head, labels=labels, dtype=dtype, **sizes))

@@ -8,9 +8,10 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from llm_jax.core.errors import ConfigError, unknown_name
+from llm_jax.core.errors import ConfigError
 from llm_jax.core.model import Model, stack
 from llm_jax.core.output import Output
+from llm_jax.core.sizes import chosen
 from llm_jax.layers import stack as layer_stack
 from llm_jax.layers.attention import Attention
 from llm_jax.layers.block import Block
@@ -81,10 +82,8 @@ def build(vocab_size: int, length: int, *, inputs: int = 20, variant: str = "tin
     depth: number of layers.
     heads: attention heads.
   """
-  if variant not in VARIANTS:
-    raise unknown_name("config.model.variant", variant, list(VARIANTS))
-  given = {k: v for k, v in dict(width=width, depth=depth, heads=heads).items() if v is not None}
-  config = RegressionTransformerConfig(inputs=inputs, positions=2 * length, **{**VARIANTS[variant], **given})
+  sizes = chosen(VARIANTS, variant, width=width, depth=depth, heads=heads)
+  config = RegressionTransformerConfig(inputs=inputs, positions=2 * length, **sizes)
   if config.width % config.heads:
     raise ConfigError("config.model.heads", f"{config.heads} heads do not divide width {config.width}",
                       accepted=f"a divisor of {config.width}")

@@ -13,9 +13,10 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from llm_jax.core.errors import ConfigError, check_counts, unknown_name
+from llm_jax.core.errors import ConfigError, check_counts
 from llm_jax.core.model import Model, stack
 from llm_jax.core.output import Output
+from llm_jax.core.sizes import chosen
 from llm_jax.layers import cache as kv
 from llm_jax.layers import decoding
 from llm_jax.layers import stack as layer_stack
@@ -246,10 +247,8 @@ def build(vocab_size: int, length: int, *, variant: str = "small", width: int | 
     scan: one compiled layer run in a loop; False unrolls.
     attention: implementation behind the attention door; the bias by distance leaves 'xla' alone.
   """
-  if variant not in VARIANTS:
-    raise unknown_name("config.model.variant", variant, list(VARIANTS))
-  given = dict(width=width, depth=depth, decoder_depth=decoder_depth, heads=heads, head_width=head_width, hidden=hidden,
-               act=act, gated=gated, buckets=buckets, furthest=furthest, tied=tied)
-  sizes = VARIANTS[variant] | {k: v for k, v in given.items() if v is not None}
+  sizes = chosen(VARIANTS, variant, width=width, depth=depth, decoder_depth=decoder_depth, heads=heads,
+                 head_width=head_width, hidden=hidden, act=act, gated=gated, buckets=buckets, furthest=furthest,
+                 tied=tied)
   return from_config(T5Config(vocab_size=vocab_size, dropout=dropout, pad_token=None, eos_token=None, start_token=None,
                               dtype=dtype, remat=remat, scan=scan, attention=attention, **sizes))

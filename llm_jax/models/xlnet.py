@@ -15,6 +15,7 @@ from flax import nnx
 from llm_jax.core.errors import ConfigError, check_counts, unknown_name
 from llm_jax.core.model import Model, parameter, stack
 from llm_jax.core.output import Output
+from llm_jax.core.sizes import chosen
 from llm_jax.layers import encoder_heads
 from llm_jax.layers import stack as layer_stack
 from llm_jax.layers.attention import AttentionOptions
@@ -234,10 +235,8 @@ def build(vocab_size: int, length: int, *, variant: str = "base", width: int | N
     scan: one compiled layer run in a loop; False unrolls.
     attention: implementation behind the attention door; scores by distance leave 'xla' alone.
   """
-  if variant not in VARIANTS:
-    raise unknown_name("config.model.variant", variant, list(VARIANTS))
-  given = dict(width=width, depth=depth, heads=heads, head_width=head_width, hidden=hidden, act=act)
-  sizes = VARIANTS[variant] | {k: v for k, v in given.items() if v is not None}
+  sizes = chosen(VARIANTS, variant, width=width, depth=depth, heads=heads, head_width=head_width, hidden=hidden,
+                 act=act)
   return from_config(XLNetConfig(vocab_size=vocab_size, attn_type=attn_type, clamp_len=clamp_len, bi_data=bi_data,
                                  same_length=same_length, mem_len=mem_len, reuse_len=reuse_len, dropout=dropout,
                                  tied=tied, head=head, labels=labels, dtype=dtype, remat=remat, scan=scan,
