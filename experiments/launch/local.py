@@ -17,9 +17,9 @@ import time
 from collections.abc import Mapping, Sequence
 
 from experiments.launch import command
+from llm_jax.parallel import cluster
 
 GRACE = 30.0  # seconds between the first failure and the end of the others
-SURVIVOR = 134  # the exit code of a process that ends because another one is gone
 SHOWN = 40  # last lines of the failure that came first
 
 
@@ -90,7 +90,7 @@ def wait(members: Sequence[Member], grace: float = GRACE) -> int:
   if first is None:
     return 0
   failed = sorted((m for m in members if m.process.returncode and m not in stopped), key=lambda m: m.ended or 0)
-  first = next((m for m in failed if exit_code(m.process.returncode) != SURVIVOR), first)
+  first = next((m for m in failed if exit_code(m.process.returncode) != cluster.SURVIVOR), first)
   code = exit_code(first.process.returncode)
   print(f"\nprocess {first.number} ended first, with exit code {code}:\n{''.join(first.lines)}", file=sys.stderr,
         flush=True)
