@@ -79,13 +79,14 @@ def test_tiles_count_whole():
 
 def test_the_listed_temporaries_are_those_that_xla_counts():
   def f(x):
-    y = jnp.sin(x)
-    return jnp.tanh(y @ y).sum()
+    y = jnp.cumsum(jnp.sin(x), axis=0)  # no version of XLA fuses a running sum into the product
+    return jnp.tanh(y @ y.T).sum()
   done = jax.jit(f).lower(jax.ShapeDtypeStruct((512, 512), jnp.float32)).compile()
   alive, listed = buffers.largest(program.parse(done.as_text()))
   found = done.memory_analysis()
+  assert found.temp_size_in_bytes >= 512 * 512 * 4
   assert abs(alive - found.temp_size_in_bytes) < 0.1 * found.temp_size_in_bytes
-  assert listed[0].type == "f32[512,512]"
+  assert "f32[512,512]" in {buffer.type for buffer in listed}
 
 
 def tiny(mesh, **model):
