@@ -3,7 +3,7 @@
 Both sides run in their own process, pinned to the same cores, and are timed in turns, so that a busy machine slows
 both. A time is that of the whole call: the prompt, then the new tokens. PyTorch may live in another environment:
 
-  python benchmarks/decode.py --torch-python ~/venvs/torch/bin/python --threads 1 2 --batches 1 8
+  python benchmarks/decode.py --torch_python ~/venvs/torch/bin/python --threads 1 2 --batches 1 8
 
 Writes benchmarks/results/decode_cpu.json: tokens per second of each round, medians, their ratio, and the machine.
 """
@@ -24,7 +24,8 @@ SIDES = ("jax", "transformers")
 def main() -> None:
   """Reads the command line, measures, prints a table and writes the JSON."""
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-  parser.add_argument("--torch-python", default=sys.executable, help="Python with torch and transformers")
+  parser.add_argument("--torch_python", "--torch-python", default=sys.executable,
+                      help="a Python with torch and transformers")
   parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
   parser.add_argument("--batches", type=int, nargs="+", default=[1, 8])
   parser.add_argument("--prompt", type=int, default=16, help="tokens of each prompt")

@@ -98,7 +98,7 @@ def machine() -> dict[str, Any]:
 def main() -> None:
   """Parses the command line, measures every row and writes the results after each."""
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-  parser.add_argument("--torch_python", required=True, help="a Python that has PyTorch")
+  parser.add_argument("--torch_python", "--torch-python", required=True, help="a Python that has PyTorch")
   parser.add_argument("--sizes", default="big,small")
   parser.add_argument("--dtypes", default="float32,bfloat16")
   parser.add_argument("--gelus", default="tanh", help="tanh, erf or both")

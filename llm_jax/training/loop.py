@@ -16,7 +16,7 @@ import numpy as np
 
 from llm_jax.core.errors import DivergedError, RestartError
 from llm_jax.core.types import Batch, Curriculum, Plan, TrainState
-from llm_jax.training import faults, profiler
+from llm_jax.training import faults, interval, profiler
 from llm_jax.training.checkpoint import Checkpoints
 from llm_jax.training.early_stopping import EarlyStopping
 from llm_jax.training.metrics import MetricsWriter
@@ -27,8 +27,6 @@ from llm_jax.training.throughput import Throughput
 from llm_jax.training.watchdog import Watchdog
 
 IN_FLIGHT = 2  # steps dispatched whose metrics have not been read
-LAST_VALUE = frozenset({"learning_rate", "skipped_updates", "skipped_in_a_row"})  # others are means over the interval
-HIDDEN = frozenset({"skipped_in_a_row", "target_tokens"})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,33 +50,16 @@ class Position:
 
   curriculum: Any
   observed: list[Any] = dataclasses.field(default_factory=list)  # [step, metrics] that the curriculum has not seen yet
-  sums: dict[str, float] = dataclasses.field(default_factory=dict)  # of the metrics since the last logged row
-  weight: float = 0.0  # target tokens since the last logged row
+  sums: interval.Sums = dataclasses.field(default_factory=interval.Sums)
   tokens: int = 0
   pending: list[str] = dataclasses.field(default_factory=list)  # side work due at the last update but not done
   early_stopping: dict[str, float] = dataclasses.field(default_factory=dict)
   finished: bool = False
 
-
-@dataclasses.dataclass
-class Clock:
-  """Seconds and steps since the last logged row."""
-
-  data: float = 0.0
-  dispatch: float = 0.0
-  device: float = 0.0
-  steps: int = 0
-  tokens: int = 0
-
-  def split(self) -> dict[str, float]:
-    """The mean step's time by where the host spent it."""
-    n = max(self.steps, 1)
-    return {"time/data": self.data / n, "time/dispatch": self.dispatch / n, "time/device": self.device / n,
-            "time/step": self.total / n}
-
-  @property
-  def total(self) -> float:
-    return self.data + self.dispatch + self.device
+  @classmethod
+  def from_json(cls, saved: Mapping[str, Any]) -> "Position":
+    """The position that `dataclasses.asdict` wrote."""
+    return cls(**{**saved, "sums": interval.Sums(**saved["sums"])})
 
 
 @dataclasses.dataclass
@@ -118,7 +99,7 @@ class Loop:
       RestartError: a signal asked for a stop; a checkpoint was written. DivergedError: too many updates in a row were
         skipped; a checkpoint was written. CheckpointError: a save failed.
     """
-    self._clock, self._started = Clock(), time.perf_counter()
+    self._clock, self._started = interval.Clock(), time.perf_counter()
     self._flying: collections.deque[tuple[int, Plan, jax.Array]] = collections.deque()
     self._shapes: set[tuple[int, int]] = set()
     self._skipped: list[str] = []
@@ -200,31 +181,16 @@ class Loop:
     if self.curriculum.adaptive:
       position.observed.append([done - 1, {**values, **plan.knobs}])
     position.tokens += plan.batch * plan.length
-    for name, value in values.items():
-      if name in LAST_VALUE:
-        position.sums[name] = value
-      elif np.isfinite(value):
-        position.sums[name] = position.sums.get(name, 0.0) + value * values["target_tokens"]
-    position.weight += values["target_tokens"] if np.isfinite(values["loss"]) else 0.0
+    position.sums.add(values)
     self._watch_skips(values, done, plan)
     if self.timetable.due(self.timetable.log, done):
-      self._log(done, plan, values)
+      self._log(done, plan)
 
-  def _log(self, done: int, plan: Plan, values: Mapping[str, float]) -> None:
+  def _log(self, done: int, plan: Plan) -> None:
     position, clock = self._position, self._clock
-    weight = position.weight
-    mean = {n: v if n in LAST_VALUE else v / weight if weight else float("nan") for n, v in position.sums.items()}
-    row: dict[str, Any] = {f"train/{n}": v for n, v in mean.items() if n not in HIDDEN and "_part/" not in n}
-    row |= parts_over_shares(mean)
-    if self.bits_per_byte is not None and "loss" in mean:
-      row["train/bits_per_byte"] = mean["loss"] * self.bits_per_byte
+    row: dict[str, Any] = interval.learned(position.sums.means(), self.bits_per_byte)
     row["train/tokens"] = position.tokens
-    if len(self.curriculum.shapes()) > 1:
-      row |= {"curriculum/length": plan.length, "curriculum/batch": plan.batch}
-    if plan.admit < 1.0:
-      row["curriculum/admit"] = plan.admit
-    row |= {f"curriculum/{name}": value for name, value in plan.knobs.items()}
-    row |= {f"curriculum/mixture/{name}": value for name, value in (plan.mixture or {}).items()}
+    row |= interval.planned(plan, shapes=len(self.curriculum.shapes()))
     if clock.steps:
       row |= self.throughput.measure(tokens=clock.tokens, seconds=clock.total,
                                      flops_per_token=self.flops_per_token(plan.length))
@@ -233,7 +199,7 @@ class Loop:
     self.writer.write(done, row)
     self.progress.update(done, row)
     self.checkpoints.check()
-    position.sums, position.weight, self._clock = {}, 0.0, Clock()
+    position.sums, self._clock = interval.Sums(), interval.Clock()
 
   def _watch_skips(self, values: Mapping[str, float], done: int, plan: Plan) -> None:
     self._in_a_row = int(values["skipped_in_a_row"])  # counted in the state, so that a resume goes on counting
@@ -297,12 +263,3 @@ class Loop:
     while self._flying:
       self._land()
 
-
-def parts_over_shares(mean: Mapping[str, float]) -> dict[str, float]:
-  """{'train/loss/code': ...}: the mean over a domain, from its part of the whole's mean and its share of targets."""
-  found = {}
-  for name, part in mean.items():
-    kind, _, domain = name.partition("_part/")
-    if domain and mean.get(f"share/{domain}", 0.0) > 0:
-      found[f"train/{kind}/{domain}"] = part / mean[f"share/{domain}"]
-  return found

@@ -101,7 +101,7 @@ class Session:
     extra = saved.extra(step)
     notes = check_same_run(extra["config"], self.run.identity())  # before the arrays: it names keys of the config
     state, _ = saved.restore(step, self.run.abstract_state)
-    position = Position(**extra["position"])
+    position = Position.from_json(extra["position"])
     return state, position, [f"resuming from checkpoint {step}", *(f"changed: {n}" for n in notes)]
 
   def _loop(self, saved: Checkpoints, writer: metrics.MetricsWriter, progress: Progress,
