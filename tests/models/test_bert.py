@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from model_checks import agree, close, logits, parameters
 
 from llm_jax.core.errors import ConfigError
 from llm_jax.inference.generate import Generator
@@ -29,27 +30,17 @@ def build(name, **knobs):
 @functools.cache
 def made(name, **knobs):
   """A model and parameters large enough that attention is not flat."""
-  model, draw = build(name, **knobs), np.random.default_rng(0)
-  centre = lambda n: 1.0 if n.endswith("scale") else 0.0
-  return model, {n: (centre(n) + 0.2 * draw.normal(size=s.shape)).astype(np.float32) for n, s in model.shapes.items()}
+  model = build(name, **knobs)
+  return model, parameters(model, 0.2)
 
 
 def tokens():
   return jax.random.randint(jax.random.key(0), (2, LENGTH), 2, VOCAB)
 
 
-def logits(model, params, ids, **inputs):
-  return jax.jit(lambda p: model.apply(p, ids, **inputs).logits)(params)
-
-
 @functools.cache
 def expected(name):
   return np.asarray(logits(*made(name), tokens()))
-
-
-def close(a, b, tolerance=2e-5):
-  a, b = np.asarray(a, np.float32), np.asarray(b, np.float32)
-  np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * np.abs(b).max())
 
 
 @every
@@ -106,11 +97,7 @@ def test_roberta_counts_positions_of_real_tokens_from_after_its_padding_token():
 @pytest.mark.parametrize("knobs", [dict(scan=False), dict(remat="full"), dict(remat="split", scan=False),
                                    dict(remat="dots")], ids=str)
 def test_scanned_unrolled_and_rematerialised_layers_agree_with_their_gradients(knobs):
-  want_loss, want = loss_and_gradient("bert")
-  loss, grads = loss_and_gradient("bert", **knobs)
-  np.testing.assert_allclose(loss, want_loss, rtol=1e-5)
-  for n in want:
-    np.testing.assert_allclose(grads[n], want[n], atol=1e-4 * float(jnp.abs(want[n]).max()) + 1e-7, err_msg=n)
+  agree(loss_and_gradient("bert", **knobs), loss_and_gradient("bert"))
 
 
 @functools.cache
@@ -125,14 +112,12 @@ def test_one_device_equals_eight():
   def loss(params):
     output = model.apply(params, jnp.tile(tokens(), (2, 1)))
     return jnp.square(output.logits).mean() + output["seq_relationship_logits"].sum()
-  want_loss, want = jax.jit(jax.value_and_grad(loss))(params)
+  want = jax.jit(jax.value_and_grad(loss))(params)
   rules = ShardingRules(device_mesh.make(dict(data=2, fsdp=2, tensor=2)))
   shardings = rules.for_params(model.logical_axes, model.shapes)
   with use(rules):
-    got_loss, got = jax.jit(jax.value_and_grad(loss))({n: jax.device_put(p, shardings[n]) for n, p in params.items()})
-  np.testing.assert_allclose(got_loss, want_loss, rtol=1e-5)
-  for n in want:
-    np.testing.assert_allclose(got[n], want[n], atol=2e-4 * float(jnp.abs(want[n]).max()) + 1e-7, err_msg=n)
+    got = jax.jit(jax.value_and_grad(loss))({n: jax.device_put(p, shardings[n]) for n, p in params.items()})
+  agree(got, want, 2e-4)
 
 
 @every

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from model_checks import agree, close, parameters
 
 from llm_jax.core.errors import ConfigError
 from llm_jax.models import ernie_knowledge
@@ -22,9 +23,7 @@ SMALL = dict(vocab_size=VOCAB, positions=24, width=16, heads=2, hidden=24, entit
 def made(**changes):
   """Parameters large enough that attention is not flat."""
   model = ernie_knowledge.from_config(ErnieKnowledgeConfig(**SMALL | changes))
-  draw = np.random.default_rng(0)
-  centre = lambda n: 1.0 if n.endswith("scale") else 0.0
-  return model, {n: (centre(n) + 0.3 * draw.normal(size=s.shape)).astype(np.float32) for n, s in model.shapes.items()}
+  return model, parameters(model, 0.3)
 
 
 def inputs(rows=2):
@@ -47,10 +46,6 @@ def outputs(model, params, **given):
 @functools.cache
 def expected():
   return outputs(*made(), **inputs())
-
-
-def close(a, b, tolerance=2e-5):
-  np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * np.abs(b).max())
 
 
 def test_every_token_sees_every_token_and_every_entity_that_a_token_names():
@@ -111,10 +106,7 @@ def loss_and_gradient(**knobs):
   return jax.jit(jax.value_and_grad(loss))(made()[1])
 
 
-def same(got, want):
-  np.testing.assert_allclose(got[0], want[0], rtol=1e-5)
-  for n in want[1]:  # that of a key's bias is 0, but for rounding
-    np.testing.assert_allclose(got[1][n], want[1][n], atol=1e-4 * float(jnp.abs(want[1][n]).max()) + 1e-6, err_msg=n)
+same = functools.partial(agree, floor=1e-6)  # the gradient of a key's bias is 0, but for rounding
 
 
 @pytest.mark.parametrize("knobs", [dict(scan=False), dict(remat="full"), dict(scan=False, remat="dots")])

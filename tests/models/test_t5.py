@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from model_checks import agree, close, logits, parameters
 
 from llm_jax.core.errors import ConfigError
 from llm_jax.core.model import Model
@@ -28,9 +29,8 @@ def build(name="v1.0", **knobs):
 @functools.cache
 def made(name="v1.0"):
   """A model and parameters with which attention is far from flat."""
-  model, draw = build(name), np.random.default_rng(0)
-  centre = lambda n: 1.0 if n.endswith("scale") else 0.0
-  return model, {n: (centre(n) + 0.2 * draw.normal(size=s.shape)).astype(np.float32) for n, s in model.shapes.items()}
+  model = build(name)
+  return model, parameters(model, 0.2)
 
 
 def source(rows=2):
@@ -41,18 +41,9 @@ def target(rows=2):
   return jax.random.randint(jax.random.key(1), (rows, WRITTEN), 1, VOCAB)
 
 
-def logits(model, params, ids, written, **inputs):
-  return jax.jit(lambda p: model.apply(p, ids, decoder_input_ids=written, **inputs).logits)(params)
-
-
 @functools.cache
 def expected(name="v1.0"):
   return np.asarray(logits(*made(name), source(), target()))
-
-
-def close(a, b, tolerance=2e-5):
-  a, b = np.asarray(a, np.float32), np.asarray(b, np.float32)
-  np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * np.abs(b).max())
 
 
 def moved_by_tokens(of, **inputs):
@@ -103,12 +94,6 @@ def loss_and_gradient(**knobs):
   model = build(**knobs)
   loss = lambda p: jnp.square(model.apply(p, source(), decoder_input_ids=target()).logits).mean()
   return jax.jit(jax.value_and_grad(loss))(made()[1])
-
-
-def agree(got, want):
-  np.testing.assert_allclose(got[0], want[0], rtol=1e-5)
-  for n in want[1]:
-    np.testing.assert_allclose(got[1][n], want[1][n], atol=1e-4 * float(jnp.abs(want[1][n]).max()), err_msg=n)
 
 
 @pytest.mark.parametrize("knobs", [dict(scan=False), dict(remat="full"), dict(remat="split", scan=False)],

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from model_checks import agree, close, parameters
 
 from llm_jax.core.errors import ConfigError
 from llm_jax.models import xlnet
@@ -24,9 +25,8 @@ def build(**knobs):
 @functools.cache
 def made(**knobs):
   """A model and parameters with which attention is far from flat."""
-  model, draw = build(**knobs), np.random.default_rng(0)
-  centre = lambda n: 1.0 if n.endswith("scale") else 0.0
-  return model, {n: (centre(n) + 0.3 * draw.normal(size=s.shape)).astype(np.float32) for n, s in model.shapes.items()}
+  model = build(**knobs)
+  return model, parameters(model, 0.3)
 
 
 def tokens(rows=2, length=LENGTH):
@@ -50,11 +50,6 @@ def a_permutation(rows=2, predicted=(6, 1, 4)):
 
 def run(model, params, ids, **inputs):
   return jax.jit(lambda p: model.apply(p, ids, **inputs))(params)
-
-
-def close(a, b, tolerance=2e-5):
-  a, b = np.asarray(a, np.float32), np.asarray(b, np.float32)
-  np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * np.abs(b).max())
 
 
 def moved(of, knobs=(), **inputs):
@@ -163,12 +158,6 @@ def loss_and_gradient(**knobs):
   model = build(**knobs)
   loss = lambda p: jnp.square(model.apply(p, tokens(), perm_mask=perm, target_mapping=mapping, mems=mems).logits).mean()
   return jax.jit(jax.value_and_grad(loss))(made()[1])
-
-
-def agree(got, want):
-  np.testing.assert_allclose(got[0], want[0], rtol=1e-5)
-  for n in want[1]:
-    np.testing.assert_allclose(got[1][n], want[1][n], atol=1e-4 * float(jnp.abs(want[1][n]).max()), err_msg=n)
 
 
 @pytest.mark.parametrize("knobs", [dict(scan=False), dict(remat="full"), dict(remat="dots", scan=False)],

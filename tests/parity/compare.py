@@ -1,6 +1,6 @@
-"""Compares this project with recorded outputs of Hugging Face models: `python tests/parity/compare.py FOLDER`.
+"""Compares this project with recorded outputs of Hugging Face models: `python tests/parity/compare.py FOLDER...`.
 
-FOLDER holds one folder per case: config.json, model.safetensors, reference.npz (in.*, out.*, valid.*) and meta.json
+A FOLDER holds one folder per case: config.json, model.safetensors, reference.npz (in.*, out.*, valid.*) and meta.json
 (gradient norms); config_v4.json is the same config in the keys of transformers 4. A folder with encodings.json is a
 tokenizer. For every case: load with hub.load, outputs and hidden states, loss, gradients, greedy generation, the older
 config, and a saved folder whose tensors equal the loaded ones by name. Prints a row per case; exits 1 if any failed.
@@ -9,17 +9,20 @@ config, and a saved folder whose tensors equal the loaded ones by name. Prints a
 import argparse
 import dataclasses
 import json
+import math
 import pathlib
 import re
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import networks
 import numpy as np
+from continuations import generation
 from losses import LOSSES, shifted
 from other_formats import translated
 from safetensors.numpy import load_file
@@ -36,6 +39,9 @@ ATOL, RTOL = 1e-4, 2e-5
 # Networks that transformers does not have, by their class: called with the recorded inputs, answering by their names.
 OTHERS = {"RNNLM": networks.recurrent, "BiRNN": networks.recurrent,
           "ZhangCharCNN": networks.characters, "KimCharLM": networks.characters}
+# What a case folder is, by a file that it has.
+KINDS = {"tokenizer": "encodings.json", "adapter": "adapter_config.json", "losses": "losses.npz",
+         "model": "config.json"}
 NOT_MODEL_INPUTS = ("labels", "mc_labels", "start_positions", "end_positions", "next_sentence_label",
                     "masked_lm_labels", "ent_labels")
 
@@ -51,11 +57,20 @@ class Case:
       self.inputs, self.expected, self.valid = part("in."), part("out."), part("valid.")
     real = {k: self.inputs["attention_mask"].reshape(-1) > 0 for k in self.expected if k.startswith("router_logits")}
     self.valid |= real
+    if not self.valid and "attention_mask" in self.inputs:  # a case that says no more than its mask
+      mask = self.inputs["attention_mask"] > 0
+      self.valid = {k: mask for k, a in self.expected.items() if a.shape[:mask.ndim] == mask.shape}
     self.config = json.loads((folder / "config.json").read_text())
 
   @property
   def architecture(self) -> str:
     return (self.config.get("architectures") or [self.meta.get("class", "")])[0]
+
+  def error(self, name: str, got: np.ndarray) -> float:
+    """The largest error of an output at a valid position, in units of the tolerance; inf if it is not finite."""
+    there = self.valid.get(name, ...)
+    a, b = (np.asarray(x, np.float64)[there] for x in (got, self.expected[name]))
+    return float((np.abs(a - b) / (ATOL + RTOL * np.abs(b))).max()) if np.isfinite(a).all() else math.inf
 
 
 def differences(case: Case, got: dict[str, np.ndarray]) -> Iterator[str]:
@@ -65,15 +80,10 @@ def differences(case: Case, got: dict[str, np.ndarray]) -> Iterator[str]:
       continue
     if name not in got:
       yield f"{name}: not produced"
-      continue
-    value = np.asarray(got[name])
-    if value.shape != want.shape:
-      yield f"{name}: shape {value.shape}, expected {want.shape}"
-      continue
-    a, b = (value[case.valid[name]], want[case.valid[name]]) if name in case.valid else (value, want)
-    error = np.abs(a.astype(np.float64) - b)
-    if not np.isfinite(a.astype(np.float64)).all() or (error > ATOL + RTOL * np.abs(b)).any():
-      yield f"{name}: off by {np.nanmax(error):.1e}"
+    elif np.shape(got[name]) != want.shape:
+      yield f"{name}: shape {np.shape(got[name])}, expected {want.shape}"
+    elif (error := case.error(name, got[name])) > 1:
+      yield f"{name}: off by {error:.3g} times the tolerance"
 
 
 # Where our name is another.
@@ -161,61 +171,6 @@ def hub_tensors(model, params, f: Callable[[np.ndarray], object]) -> dict[str, o
   return {hub_folder.as_saved(name, prefix, family): f(tensor_names.to_tensor(name, params, wanted)) for name in wanted}
 
 
-def generation(case: Case, model, params) -> Iterator[str]:
-  """Greedy tokens with the cache: all recorded prompts in one batch, the shorter ones padded on the left."""
-  if "generate.encoder.ids" in case.expected:
-    yield from encoder_decoder_generation(case, model, params)
-  named = sorted(k for k in case.expected if k.startswith("generate.") and k.endswith(".prompt"))
-  stems = [k.removesuffix(".prompt") for k in named]
-  if not stems:
-    return
-  recorded = [[case.expected[f"{stem}.{part}"] for part in ("prompt", "mask", "ids")] for stem in stems]
-  width = max(prompt.shape[1] for prompt, _, _ in recorded)
-  left = lambda rows: np.pad(rows, ((0, 0), (width - rows.shape[1], 0))).astype(np.int32)
-  new = [ids.shape[1] - prompt.shape[1] for prompt, _, ids in recorded]
-  tokens = greedy(model, params, np.concatenate([left(prompt) for prompt, _, _ in recorded]),
-                  np.concatenate([left(mask) for _, mask, _ in recorded]), max(new))
-  for stem, (prompt, _, ids), count in zip(stems, recorded, new):
-    got, tokens = tokens[:len(ids), :count], tokens[len(ids):]
-    if not np.array_equal(got, ids[:, prompt.shape[1]:]):
-      yield f"{stem}: {int((got != ids[:, prompt.shape[1]:]).sum())} of {got.size} tokens differ"
-
-
-def encoder_decoder_generation(case: Case, model, params) -> Iterator[str]:
-  """Greedy tokens of a decoder whose encoder has read the inputs once; rows count up to their end of text."""
-  want = case.expected["generate.encoder.ids"]
-  mask = case.inputs.get("attention_mask")
-  def continued(ids, mask):
-    cache = model.apply(params, ids, mask, length=want.shape[1], method="encode")
-    def following(carry, _):
-      token, cache = carry
-      output = model.apply(params, decoder_input_ids=token, cache=cache)
-      best = output.logits[:, -1].argmax(-1)[:, None].astype(jnp.int32)
-      return (best, output.cache), best
-    return jax.lax.scan(following, (jnp.asarray(want[:, :1], jnp.int32), cache), None, length=want.shape[1] - 1)[1]
-  got = np.asarray(jax.jit(continued)(case.inputs["input_ids"], mask))[:, :, 0].T
-  ends = want[:, 1:] == case.config.get("eos_token_id")
-  wrong = (got != want[:, 1:]) & (np.cumsum(ends, 1) - ends == 0)
-  if wrong.any():
-    yield f"generate.encoder: {int(wrong.sum())} of {wrong.size} tokens differ"
-
-
-def greedy(model, params, prompt: np.ndarray, mask: np.ndarray, count: int) -> np.ndarray:
-  """`count` greedy tokens (B, count) by the model's own cache, without anything else of the project."""
-  def step(ids, mask, cache):
-    output = model.apply(params, ids, attention_mask=mask, cache=cache)
-    return output.logits[:, -1].argmax(-1)[:, None].astype(jnp.int32), output.cache
-
-  def continued(prompt, mask):
-    empty = model.apply(params, prompt.shape[0], prompt.shape[1] + count, method="init_cache")
-    token, cache = step(prompt, mask, empty)
-    def following(carry, _):
-      token, cache = carry
-      return step(token, jnp.ones_like(token), cache), token
-    return jax.lax.scan(following, (token, cache), None, length=count)[1]
-  return np.asarray(jax.jit(continued)(prompt, mask))[:, :, 0].T
-
-
 def older_config(case: Case) -> Iterator[str]:
   """config_v4.json says the same architecture."""
   if (case.folder / "config_v4.json").is_file():
@@ -257,58 +212,76 @@ def tokenizer(folder: pathlib.Path) -> Iterator[str]:
     yield from (f"{what} of {text!r} differ" for what, (got, want) in checks.items() if got != want)
 
 
-def check(folder: pathlib.Path, keep: pathlib.Path | None = None) -> list[str]:
-  """What is wrong with a case; [] when it agrees. `keep`: where to leave a saved folder for read_back.py."""
-  if (folder / "encodings.json").is_file():
-    return list(tokenizer(folder))
-  if not (folder / "config.json").is_file():
-    return ["this kind of case is not supported yet"]
+class Verdict(NamedTuple):
+  """What is wrong with a case, and the largest error of its outputs in units of the tolerance."""
+
+  problems: list[str]
+  error: float | None = None
+
+
+def kind_of(folder: pathlib.Path) -> str:
+  """What a case folder holds: a word of KINDS, '' for none."""
+  return next((kind for kind, mark in KINDS.items() if (folder / mark).is_file()), "")
+
+
+def check(folder: pathlib.Path, keep: pathlib.Path | None = None) -> Verdict:
+  """A case's verdict. keep: where to leave a saved folder for read_back.py."""
+  kind = kind_of(folder)
+  if kind == "tokenizer":
+    return Verdict(list(tokenizer(folder)))
+  if kind != "model":
+    return Verdict([f"cases of this kind ({kind}) are not compared here"])
   with tempfile.TemporaryDirectory() as temporary:
     other = translated(folder, pathlib.Path(temporary))
     return check_folder(folder, keep) if other is None else check_folder(other)
 
 
-def check_folder(folder: pathlib.Path, keep: pathlib.Path | None = None) -> list[str]:
-  """What is wrong with a case in the form of a Hugging Face folder."""
+def check_folder(folder: pathlib.Path, keep: pathlib.Path | None = None) -> Verdict:
+  """The verdict on a case in the form of a Hugging Face folder."""
   config = json.loads((folder / "config.json").read_text())
   kind = config.get("model_type") or config.get("model")
   if kind not in [t for family in hugging_face.families() for t in family.model_types]:
-    return [f"architecture {kind} is not supported yet"]
+    return Verdict([f"architecture {kind} is not supported yet"])
   case = Case(folder)
   model, params, _ = hub.load(folder)
   if keep is not None:
     hub.save(keep / case.name, model, params, max_shard_bytes=60_000)
   found, grads = outputs(case, model, params)
-  return [*differences(case, found), *gradients(case, model, grads), *generation(case, model, params),
-          *older_config(case), *round_trip(case, model, params)]
+  problems = [*differences(case, found), *gradients(case, model, grads), *generation(case, model, params),
+              *older_config(case), *round_trip(case, model, params)]
+  same = [name for name in found if name in case.expected and np.shape(found[name]) == case.expected[name].shape]
+  return Verdict(problems, max((case.error(name, found[name]) for name in same), default=None))
 
 
-def cases(folder: pathlib.Path, only: str | None) -> list[pathlib.Path]:
+def cases(folder: pathlib.Path, only: str | None = None, kinds: str | None = None) -> list[pathlib.Path]:
   """The case folders in `folder`, or `folder` itself."""
-  marks = ("reference.npz", "encodings.json", "losses.npz")
-  is_case = lambda p: p.is_dir() and any((p / m).is_file() for m in marks)
-  found = [folder] if is_case(folder) else sorted(p for p in folder.iterdir() if is_case(p))
-  return [p for p in found if not only or p.name.startswith(tuple(only.split(",")))]
+  found = [folder] if kind_of(folder) else sorted(p for p in folder.iterdir() if p.is_dir() and kind_of(p))
+  return [p for p in found if (not only or p.name.startswith(tuple(only.split(","))))
+          and (not kinds or kind_of(p) in kinds.split(","))]
 
 
 def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-  parser.add_argument("folder", type=pathlib.Path)
+  parser.add_argument("folders", type=pathlib.Path, nargs="+")
   parser.add_argument("--only", help="comma-separated prefixes of case names")
+  parser.add_argument("--kinds", help=f"comma-separated, of {', '.join(KINDS)}; all when not given")
   parser.add_argument("--save", type=pathlib.Path, help="leave saved folders here, for read_back.py")
   arguments = parser.parse_args()
   jax.config.update("jax_disable_most_optimizations", True)  # numbers are compared, not speed
   failed = 0
-  found = cases(arguments.folder, arguments.only)
+  found = [case for folder in arguments.folders for case in cases(folder, arguments.only, arguments.kinds)]
+  print(f"{'case':28s} {'kind':10s} {'':6s} error / tolerance  seconds")
   for folder in found:
     start = time.time()
     try:
-      problems = check(folder, arguments.save)
+      verdict = check(folder, arguments.save)
     except (LlmJaxError, LookupError, AttributeError, TypeError, ValueError) as e:
-      problems = [f"{type(e).__name__}: {e}"]
-    failed += bool(problems)
-    print(f"{folder.name:28s} {'FAILED' if problems else 'ok':6s} {time.time() - start:6.1f} s", flush=True)
-    for line in problems[:6]:
+      verdict = Verdict([f"{type(e).__name__}: {e}"])
+    failed += bool(verdict.problems)
+    error = "" if verdict.error is None else f"{verdict.error:.3f}"
+    print(f"{folder.name:28s} {kind_of(folder):10s} {'FAILED' if verdict.problems else 'ok':6s} {error:>17s} "
+          f"{time.time() - start:8.1f}", flush=True)
+    for line in verdict.problems[:6]:
       print(f"    {line}", flush=True)
   print(f"{len(found) - failed} passed, {failed} failed")
   sys.exit(1 if failed or not found else 0)

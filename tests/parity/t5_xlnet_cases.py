@@ -107,8 +107,9 @@ def run(model: torch.nn.Module, inputs: dict[str, torch.Tensor]) -> Any:
 
 
 def written(model: torch.nn.Module, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-  """Greedy text of an encoder-decoder, where no step is nearly a tie."""
+  """Greedy text of an encoder-decoder, where no step is nearly a tie; the reference's cache has as many layers as the
+  encoder, so that it is not used."""
   out = model.generate(inputs["input_ids"], attention_mask=inputs["attention_mask"], do_sample=False, max_new_tokens=8,
-                       num_beams=1, output_logits=True, return_dict_in_generate=True)
+                       num_beams=1, use_cache=False, output_logits=True, return_dict_in_generate=True)
   best = torch.stack(out.logits).topk(2, -1).values
   return {"generate.encoder.ids": out.sequences} if (best[..., 0] - best[..., 1]).min() > 1e-3 else {}

@@ -23,7 +23,7 @@ import compare  # noqa: E402
 
 @pytest.mark.parametrize("name", [c if c in FAST else pytest.param(c, marks=pytest.mark.slow) for c in CASES])
 def test_outputs_gradients_generation_and_saved_folder_equal_the_recorded_ones(name):
-  assert compare.check(HERE / "goldens" / name) == []
+  assert compare.check(HERE / "goldens" / name).problems == []
 
 
 def test_a_wrong_output_is_noticed():
