@@ -2,7 +2,8 @@
 
 Two streams share the weights: content knows its own token; queries, one for each place that is predicted, do not. What
 a token sees is said by perm_mask. Positions enter as sinusoids of distances, segments as "same" or "another", so that
-the layers' inputs of earlier text (mems) can be read as keys of a longer row.
+the layers' inputs of earlier text (mems) can be read as keys of a longer row; as a cache of a fixed size they are what
+training carries from step to step, and what a network with 'uni' decodes with.
 """
 
 from functools import partial
@@ -16,7 +17,7 @@ from llm_jax.core.errors import ConfigError, check_counts, unknown_name
 from llm_jax.core.model import Model, parameter, stack
 from llm_jax.core.output import Output
 from llm_jax.core.sizes import chosen
-from llm_jax.layers import encoder_heads
+from llm_jax.layers import encoder_heads, segment_memory
 from llm_jax.layers import stack as layer_stack
 from llm_jax.layers.attention import AttentionOptions
 from llm_jax.layers.dot_product import Implementation, Visibility
@@ -25,6 +26,7 @@ from llm_jax.layers.embedding import Embedding
 from llm_jax.layers.feed_forward import FeedForward, activation
 from llm_jax.layers.linear import Linear, normal
 from llm_jax.layers.norm import LayerNorm
+from llm_jax.layers.segment_memory import Memory
 from llm_jax.layers.two_stream import Surroundings, TwoStreamAttention, TwoStreamBlock, sinusoids
 from llm_jax.models.xlnet_sizes import VARIANTS, XLNetConfig
 from llm_jax.parallel.rules import constrain
@@ -55,7 +57,7 @@ class XLNet(nnx.Module):
                input_mask: jax.Array | None = None, token_type_ids: jax.Array | None = None,
                perm_mask: jax.Array | None = None, target_mapping: jax.Array | None = None, mems: Any = None,
                use_mems: bool | None = None, segment_ids: jax.Array | None = None,
-               position_ids: jax.Array | None = None, key: jax.Array | None = None,
+               position_ids: jax.Array | None = None, cache: Memory | None = None, key: jax.Array | None = None,
                output_hidden_states: bool = False) -> Output:
     """input_ids, attention_mask (1: real), input_mask (1: padding), token_type_ids (B, L); (B, C, L) with choices.
 
@@ -63,7 +65,8 @@ class XLNet(nnx.Module):
     prediction p; hidden and logits are then the predictions', (B, P, ...). mems: (N, M, B, D), every layer's inputs of
     earlier text, as 'mems' of an earlier output; use_mems: whether to return them, by default what the config says
     (for training where there is a key). segment_ids: documents of a packed row. position_ids are not read: distances
-    count slots. hidden_states with target_mapping: content and queries in turn.
+    count slots. cache: as `init_cache` makes it, in the place of mems; a row's first document goes on with it.
+    hidden_states with target_mapping: content and queries in turn.
 
     Raises:
       ConfigError: both masks, or rows that cannot be halved for bi_data.
@@ -77,10 +80,14 @@ class XLNet(nnx.Module):
     if mask is not None and padding is not None:
       raise ConfigError("input_mask", "given beside attention_mask", accepted="one of them")
     padding = padding if mask is None else jnp.asarray(mask) == 0
-    mems_NBMD = None if mems is None else jnp.moveaxis(jnp.stack(tuple(mems)), 1, 2)
+    if cache is not None:
+      mems_NBMD, unseen_BLM = jnp.moveaxis(cache["mems"], 1, 0), ~segment_memory.goes_on(cache, ids_BL, segments)
+    else:
+      mems_NBMD, unseen_BLM = None if mems is None else jnp.moveaxis(jnp.stack(tuple(mems)), 1, 2), None
     distance_key, content_key, query_key, layers_key, out_key = split(key, 5)
     rate = self.config.dropout
-    around = self._surroundings(ids_BL, mems_NBMD, padding, types, segments, perm_mask, target_mapping, distance_key)
+    around = self._surroundings(ids_BL, mems_NBMD, unseen_BLM, padding, types, segments, perm_mask, target_mapping,
+                                distance_key)
     h = dropout(constrain(self.tokens(ids_BL), "batch", "length", "width"), rate, content_key)
     g = None
     if target_mapping is not None:
@@ -88,16 +95,25 @@ class XLNet(nnx.Module):
       g = dropout(jnp.broadcast_to(start, (h.shape[0], target_mapping.shape[1], h.shape[2])), rate, query_key)
     wants_mems = use_mems if use_mems is not None else (
         self.config.use_mems_eval if key is None else self.config.use_mems_train)
-    (h, g), kept = self._layers((h, g), mems_NBMD, around, layers_key, collect=output_hidden_states or wants_mems)
+    wants_mems = wants_mems and cache is None
+    (h, g), kept = self._layers((h, g), mems_NBMD, around, layers_key,
+                                collect=output_hidden_states or wants_mems or cache is not None)
     x = dropout(h if g is None else g, rate, out_key)
     states = None
     if output_hidden_states:
       streams = [jnp.concatenate([k, last[None]]) for k, last in zip(kept, (h, g)) if last is not None]
       states = tuple(stream[i] for i in range(self.config.depth + 1) for stream in streams)
     extra = {"mems": self._mems(kept[0], mems_NBMD)} if wants_mems else {}
-    return self._output(x, input_ids.shape, key, hidden_states=states, extra=extra)
+    after = None if cache is None else segment_memory.after(cache, kept[0], padding, segments)
+    return self._output(x, input_ids.shape, key, hidden_states=states, extra=extra, cache=after)
 
-  def _surroundings(self, ids_BL, mems, padding, types, segments, perm_mask, target_mapping, key) -> Surroundings:
+  def init_cache(self, batch: int, length: int) -> Memory:
+    """A memory of nothing, for `mem_len` tokens, or `length` where the config keeps all; see segment_memory.py."""
+    c = self.config
+    return segment_memory.empty(batch, c.depth, c.mem_len or length, c.width, jnp.dtype(c.dtype))
+
+  def _surroundings(self, ids_BL, mems, unseen_BLM, padding, types, segments, perm_mask, target_mapping,
+                    key) -> Surroundings:
     """What every query sees, how far it is from each key, and in which segment that is."""
     c, (B, L) = self.config, ids_BL.shape
     before = 0 if mems is None else mems.shape[2]
@@ -108,8 +124,10 @@ class XLNet(nnx.Module):
     data = [a for a in (None if padding is None else padding[:, None, :] > 0,
                         None if segments is None else segments[:, :, None] != segments[:, None, :],
                         None if perm_mask is None else perm_mask > 0) if a is not None]
-    for rule in data:  # all of earlier segments may be seen
-      rule = jnp.pad(jnp.broadcast_to(rule, (B, L, L)), ((0, 0), (0, 0), (before, 0)))
+    rules = [jnp.pad(jnp.broadcast_to(a, (B, L, L)), ((0, 0), (0, 0), (before, 0))) for a in data]
+    if unseen_BLM is not None:  # without it all of earlier segments is seen
+      rules.append(jnp.pad(unseen_BLM, ((0, 0), (0, 0), (0, L))))
+    for rule in rules:
       hidden = rule if hidden is None else hidden | rule
     itself = (k_1M == q_L1 + before)[None]
     query_sees = Visibility(causal=False, pairs=None if hidden is None else ~hidden)
@@ -177,7 +195,8 @@ def _block(rngs: nnx.Rngs, c: XLNetConfig) -> TwoStreamBlock:
 def offers(config: XLNetConfig) -> tuple[str, ...]:
   """What it can be trained for, in the words of core/offers.py."""
   if config.head == "lm":
-    return ("causal", "mems") if config.attn_type == "uni" else ("permutation", "masked", "mems")
+    carry = () if config.reuse_len else ("carry",)  # part of a row would leave a gap before the next one
+    return (*(("causal", "mems") if config.attn_type == "uni" else ("permutation", "masked", "mems")), *carry)
   return encoder_heads.OFFERS[config.head]
 
 
@@ -224,8 +243,8 @@ def build(vocab_size: int, length: int, *, variant: str = "base", width: int | N
     clamp_len: distance from which on all are alike; -1 for none.
     same_length: with 'uni', every token sees as many tokens.
     bi_data: the second half of the batch's rows run backwards.
-    mem_len: tokens kept of earlier segments; None keeps all.
-    reuse_len: tokens of each segment that are kept; None keeps all.
+    mem_len: tokens kept of earlier segments; None keeps all, and in training, with data.packing='stream', a row.
+    reuse_len: tokens of each segment that are kept; None keeps all, and only then can training carry them.
     dropout: rate on embeddings, distances, attention weights, hidden layers and residuals.
     tied: share the token embedding with the output head.
     head: lm, or one for labels: sequence, token, question, choice; none for the bare network.

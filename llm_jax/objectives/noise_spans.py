@@ -9,6 +9,7 @@ ends with a span.
 """
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,7 @@ import numpy as np
 
 from llm_jax.core.errors import ConfigError
 from llm_jax.core.types import Batch, Key, Vocabulary
+from llm_jax.objectives import source_and_target
 from llm_jax.objectives.source_and_target import SourceTarget, end_id
 from llm_jax.objectives.text_rows import real_tokens, row_keys, special_id
 
@@ -58,6 +60,17 @@ def check_sentinels(tokenizer: Vocabulary, count: int) -> None:
   if len(tokenizer.sentinels) < count:
     raise ConfigError("config.data.tokenizer.sentinels", f"{len(tokenizer.sentinels)} sentinels, and config.objective "
                       f"writes {count} into a row", accepted=f"at least {count}")
+
+
+def with_tokenizer(objective: Any, tokenizer: Vocabulary, sentinels: int) -> Any:
+  """The objective with its tokenizer.
+
+  Raises:
+    ConfigError: it lacks an id that is written into every row, or so many sentinels.
+  """
+  source_and_target.check(tokenizer)
+  check_sentinels(tokenizer, sentinels)
+  return dataclasses.replace(objective, tokenizer=tokenizer)
 
 
 def leave_out(tokenizer: Vocabulary, batch: Batch, key: Key | None, noise_B: jax.Array, spans_B: jax.Array,

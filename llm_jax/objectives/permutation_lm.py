@@ -28,6 +28,7 @@ class PermutationLM(Objective):
   tokenizer: Vocabulary | None = None
   fields: tuple[str, ...] = ("tokens", "weights")
   needs: tuple[str, ...] = ("permutation",)
+  carries: bool = True
 
   def for_tokenizer(self, tokenizer: Vocabulary) -> "PermutationLM":
     return dataclasses.replace(self, tokenizer=tokenizer)
@@ -38,12 +39,14 @@ class PermutationLM(Objective):
     chosen_BL, perm_mask_BLL = self.factorised(batch, order_key)
     place_BP, real_BP = first_positions(chosen_BL, self.spans.most(tokens_BL.shape[1], {}))
     mapping_BPL = jax.nn.one_hot(place_BP, tokens_BL.shape[1], dtype=jnp.float32)
+    carried = dict(cache=batch["carry"], segment_ids=batch.get("segment_ids")) if "carry" in batch else {}
     output = apply(params, input_ids=tokens_BL, attention_mask=real_tokens(batch).astype(jnp.int32),
-                   perm_mask=perm_mask_BLL, target_mapping=mapping_BPL, key=model_key)
+                   perm_mask=perm_mask_BLL, target_mapping=mapping_BPL, key=model_key, **carried)
     targets_BP = jnp.take_along_axis(tokens_BL, place_BP, axis=1)
     values, extras = token_cross_entropy(output.hidden, output.unembed, targets_BP, chunk=self.chunk, accuracy=True)
     weights = real_BP.astype(jnp.float32)
-    return Losses(values, weights, means(extras, weights) | output.metrics, output.auxiliary)
+    return Losses(values, weights, means(extras, weights) | output.metrics, output.auxiliary,
+                  carry=output.cache if carried else None)
 
   def factorised(self, batch: Batch, key: Key | None) -> tuple[jax.Array, jax.Array]:
     """Which tokens are predicted, (B, L) bool, and perm_mask (B, L, L) float32.

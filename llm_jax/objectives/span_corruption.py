@@ -22,19 +22,15 @@ class SpanCorruption(Objective):
   form: Form
   z_loss: float
   chunk: int | str
+  needs: tuple[str, ...] = ()
   most_ratio: float = 0.5
   least_mean: float = 1.0
   tokenizer: Vocabulary | None = None
   fields: tuple[str, ...] = ("tokens", "weights")
 
-  @property
-  def needs(self) -> tuple[str, ...]:  # type: ignore[override]
-    return (self.form,)
-
   def for_tokenizer(self, tokenizer: Vocabulary) -> "SpanCorruption":
-    source_and_target.check(tokenizer)
-    noise_spans.check_sentinels(tokenizer, 1)
-    return dataclasses.replace(self, tokenizer=tokenizer)
+    made: SpanCorruption = noise_spans.with_tokenizer(self, tokenizer, 1)
+    return made
 
   def __call__(self, apply: Callable, params: Params, batch: Batch, key: Key | None, knobs: Knobs) -> Losses:
     corrupt_key, model_key = two_keys(key)
@@ -74,7 +70,7 @@ def build(*, ratio: float = 0.15, mean: float = 3.0, most_ratio: float = 0.5, le
   """
   check_knobs(ratio, mean, "config.objective")
   check_knobs(most_ratio, least_mean, "config.objective")
-  return SpanCorruption(ratio, mean, form, z_loss, chunk, most_ratio, least_mean)
+  return SpanCorruption(ratio, mean, form, z_loss, chunk, (form,), most_ratio, least_mean)
 
 
 def check_knobs(ratio: float, mean: float, key: str) -> None:

@@ -47,17 +47,13 @@ class UL2(Objective):
   modes: bool
   form: Form
   chunk: int | str
+  needs: tuple[str, ...] = ()
   tokenizer: Vocabulary | None = None
   fields: tuple[str, ...] = ("tokens", "weights")
 
-  @property
-  def needs(self) -> tuple[str, ...]:  # type: ignore[override]
-    return (self.form,)
-
   def for_tokenizer(self, tokenizer: Vocabulary) -> "UL2":
-    source_and_target.check(tokenizer)
-    noise_spans.check_sentinels(tokenizer, 1 + len(MODES) * self.modes)
-    return dataclasses.replace(self, tokenizer=tokenizer)
+    made: UL2 = noise_spans.with_tokenizer(self, tokenizer, 1 + len(MODES) * self.modes)
+    return made
 
   def __call__(self, apply: Callable, params: Params, batch: Batch, key: Key | None, knobs: Knobs) -> Losses:
     corrupt_key, model_key = two_keys(key)
@@ -99,7 +95,8 @@ def build(*, denoisers: list | None = None, modes: bool = True, form: Form = "en
     form: encoder_decoder; or prefix, source and target in one row, the source read from both sides; or causal.
     chunk: tokens whose logits are held at once; 'auto' holds all when they are few.
   """
-  return UL2(tuple(_denoiser(d, f"{KEY}[{i}]") for i, d in enumerate(denoisers or DENOISERS)), modes, form, chunk)
+  made = tuple(_denoiser(d, f"{KEY}[{i}]") for i, d in enumerate(denoisers or DENOISERS))
+  return UL2(made, modes, form, chunk, (form,))
 
 
 def _denoiser(spec: Mapping, key: str) -> Denoiser:

@@ -25,12 +25,15 @@ def build(monkeypatch, devices=1, **changes):
   return in_process.build_from(monkeypatch, in_process.config(**merged) | plugins, devices)
 
 
-def test_two_steps_are_one_long_row_without_the_gradient_between(monkeypatch):
-  run = build(monkeypatch, optimizer=dict(peak=1e-9))  # the weights stand still
+@pytest.mark.parametrize("model", [{}, dict(name="xlnet", variant="debug", width=16, depth=2, heads=2,
+                                            attn_type="uni", mem_len=48)], ids=["lstm", "xlnet"])
+def test_steps_are_one_long_row_without_the_gradient_between(monkeypatch, model):
+  run = build(monkeypatch, model=model, optimizer=dict(peak=1e-9))  # the weights stand still
   state, rows = in_process.steps(run, 3)
   ids = np.concatenate([np.asarray(run.batch(s)["tokens"]) for s in range(3)], axis=1)
   targets = np.concatenate([np.asarray(run.batch(s)["targets"]) for s in range(3)], axis=1)
-  output = run.model.apply(state.params, jnp.asarray(ids))
+  nothing = run.model.apply(state.params, *ids.shape, method="init_cache")
+  output = run.model.apply(state.params, jnp.asarray(ids), cache=nothing)
   nll = -jnp.take_along_axis(jax.nn.log_softmax(output.logits), jnp.asarray(targets)[..., None], -1)[..., 0]
   L = run.train.length
   np.testing.assert_allclose([r["loss"] for r in rows], [nll[:, s * L:(s + 1) * L].mean() for s in range(3)], rtol=1e-5)

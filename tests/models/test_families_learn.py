@@ -8,27 +8,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from families import FAMILIES, ROOT
 
 from llm_jax import experiment
 from llm_jax.core import config as configs
 from llm_jax.core.output import Output
 from llm_jax.core.types import Plan
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests" / "laws"))
-import door  # noqa: E402
-
-DECODERS = ("debug", "debug-mistral", "debug-qwen2", "debug-qwen3", "debug-gemma", "debug-gemma2", "debug-gemma3",
-            "debug-mixtral", "debug-qwen3-moe")
-# (config, the metric of the targets of its main objective)
-FAMILIES = [
-    ("gpt2.py:debug", "loss"), *((f"decoder.py:{size}", "loss") for size in DECODERS),
-    ("bert.py:debug", "masked_lm_loss"), ("bert.py:debug-roberta", "loss"), ("electra.py:debug", "generator_loss"),
-    ("ernie.py:debug", "masked_lm_loss"), ("ernie_knowledge.py:debug", "masked_lm_loss"),
-    ("deberta.py:debug", "loss"), ("deberta.py:debug-v3", "generator_loss"),
-    ("t5.py:debug", "loss"), ("t5.py:debug-v1.1", "loss"), ("t5.py:debug-ul2", "loss"), ("xlnet.py:debug", "loss"),
-    ("lstm.py:debug", "loss"), ("lstm.py:debug-gru", "loss"), ("char_word_lm.py:debug", "loss"),
-    ("char_cnn.py:debug", "loss")]
+import door
 
 
 def trained(workdir: pathlib.Path, config: str, *more: str) -> dict[str, float]:
@@ -70,7 +58,7 @@ def target_entropy(config: str) -> float:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("config, metric", FAMILIES, ids=[config for config, _ in FAMILIES])
+@pytest.mark.parametrize("config, metric", FAMILIES.items(), ids=FAMILIES)
 def test_targets_are_predicted_better_than_by_their_frequency(config, metric, tmp_path):
   final, entropy = trained(tmp_path, config)[f"eval/{metric}"], target_entropy(config)
   print(f"\n{config}: {metric} {final:.3f}, entropy of the targets {entropy:.3f}")

@@ -113,6 +113,29 @@ def test_mems_are_a_longer_context(attn_type):
   close(jnp.concatenate(got, 1), want)
 
 
+def test_cached_decoding_in_pieces_equals_one_call():
+  model, params = made(attn_type="uni")
+  ids, got = tokens(2, 12), []
+  cache, mask = model.apply(params, 2, 14, method="init_cache"), jnp.asarray([[0, 0, 1, 1, 1]] * 2)
+  for part in (jnp.pad(ids[:, :3], ((0, 0), (2, 0))), ids[:, 3:4], ids[:, 4:5], ids[:, 5:]):
+    output = run(model, params, part, attention_mask=mask if not got else None, cache=cache)
+    cache, got = output.cache, [*got, output.logits]
+  close(jnp.concatenate(got, 1)[:, 2:], run(model, params, ids).logits)
+
+
+def test_a_memory_is_of_the_document_that_goes_on():
+  model, params = made(attn_type="uni")
+  first, second = tokens(1, 8), tokens(1, 7) % 7 + 1
+  rows = (first[:, :5], jnp.concatenate([first[:, 5:], second[:, :4]], 1), second[:, 4:])
+  documents = ([1] * 5, [1] * 3 + [2] * 4, [1] * 3)
+  cache, got = model.apply(params, 1, 9, method="init_cache"), []
+  for row, document in zip(rows, documents):
+    output = run(model, params, row, segment_ids=jnp.asarray([document]), cache=cache)
+    cache, got = output.cache, [*got, output.logits]
+  alone = [run(model, params, text).logits for text in (first, second)]
+  close(jnp.concatenate(got, 1), jnp.concatenate(alone, 1))
+
+
 def test_what_is_kept_of_a_segment_is_what_the_config_says():
   model, params = made(mem_len=4, reuse_len=3)
   first = run(model, params, tokens())
