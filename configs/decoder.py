@@ -26,10 +26,10 @@ def get_config(arg: str = "llama3.2-1b") -> ConfigDict:
   if arg.startswith("debug"):
     c.model = dict(name="decoder", variant=arg)
     c.data = dict(name="stdlib", tokenizer=dict(name="bytes"))
-    c.optimizer.peak, c.optimizer.warmup = 1e-3, 10
-    c.train = dict(steps=50, batch_size=8, length=128)
-    c.evaluation = dict(every=25, batches=4)
-    c.checkpoint = dict(every=25)
+    c.optimizer.peak, c.optimizer.warmup = 3e-3, 20
+    c.train = dict(steps=200, batch_size=8, length=128)
+    c.evaluation = dict(every=100, batches=4)
+    c.checkpoint = dict(every=100)
   return c
 
 

@@ -34,10 +34,10 @@ def get_config(arg: str = "124m") -> ConfigDict:
   if arg == "debug":
     c.model = dict(name="gpt", variant="debug")
     c.data = dict(name="stdlib", tokenizer=dict(name="bytes"))
-    c.optimizer.warmup = 10
-    c.train = dict(steps=50, batch_size=8, length=128)
-    c.evaluation = dict(every=25, batches=4)
-    c.checkpoint = dict(every=25)
+    c.optimizer.peak, c.optimizer.warmup = 3e-3, 20
+    c.train = dict(steps=200, batch_size=8, length=128)
+    c.evaluation = dict(every=100, batches=4)
+    c.checkpoint = dict(every=100)
     c.sample = dict(every=0)
   return c
 

@@ -5,9 +5,10 @@ import time
 
 import jax
 import jax.numpy as jnp
+import model_checks
 import numpy as np
 import pytest
-from model_checks import agree, close, logits, parameters
+from model_checks import agree, close, parameters
 
 from llm_jax.core.errors import ConfigError
 from llm_jax.core.model import Model
@@ -39,6 +40,10 @@ def source(rows=2):
 
 def target(rows=2):
   return jax.random.randint(jax.random.key(1), (rows, WRITTEN), 1, VOCAB)
+
+
+def logits(model, params, ids, written, **inputs):
+  return model_checks.logits(model, params, ids, decoder_input_ids=written, **inputs)
 
 
 @functools.cache
