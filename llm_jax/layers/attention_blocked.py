@@ -104,7 +104,7 @@ def _backward(s: Settings, saved, do):
   G, R = k.shape[2], H // k.shape[2]
   q_, do_, k_, v_ = _by_head(q, G), _by_head(do, G), _by_head(k, G)[:, :, 0], _by_head(v, G)[:, :, 0]
   delta = (do.astype(jnp.float32) * out.astype(jnp.float32)).sum(-1).reshape(B, L, G, R).transpose(0, 2, 3, 1)
-  dq = jnp.zeros(q_.shape, jnp.float32)
+  dq, k_KM = jnp.zeros((B, G, K, R, L), jnp.float32), k_.swapaxes(-1, -2)
   dks, dvs = [], []
   for start, stop in s.blocks(L):
     first, last = s.queries_of(start, stop, L)
@@ -122,10 +122,10 @@ def _backward(s: Settings, saved, do):
     dscores = (dscores * s.scale).astype(q.dtype)
     dvs.append(_dot("bgmr,bgrk->bgmk", weights.astype(do.dtype), do_rows))
     dks.append(_dot("bgmr,bgrk->bgmk", dscores, q_rows))
-    part = _dot("bgmr,bgmk->bgrk", dscores, k_[:, :, start:stop])
-    dq = dq.at[:, :, :, first:last].add(part.reshape(B, G, R, last - first, K))
+    part = _dot("bgkm,bgmr->bgkr", k_KM[..., start:stop], dscores)
+    dq = dq.at[..., first:last].add(part.reshape(B, G, K, R, last - first))
   back = lambda parts, like: jnp.concatenate(parts, 2).astype(like.dtype).transpose(0, 2, 1, 3)
-  return dq.astype(q.dtype).transpose(0, 3, 1, 2, 4).reshape(q.shape), back(dks, k), back(dvs, v), None
+  return dq.astype(q.dtype).transpose(0, 4, 1, 3, 2).reshape(q.shape), back(dks, k), back(dvs, v), None
 
 
 _attend.defvjp(_forward, _backward)
