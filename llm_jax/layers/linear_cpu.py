@@ -2,9 +2,9 @@
 
 Found by measurement on AVX-512 machines. The weight gradient x^T dy runs at the machine's peak only with the narrower
 operand on the left (in bfloat16 that is also the one which XLA transposes), so a wide-to-narrow gradient is computed
-transposed; the barrier keeps XLA from swapping it back. In bfloat16 only products that ask for a float32 result reach the bfloat16 units, and of the gradients' forms
-only those that contract two dimensions do: a dimension is split in two for that. Bias gradients are summed in float32,
-because a bfloat16 sum over tokens becomes a windowed reduction.
+transposed; the barrier keeps XLA from swapping it back. In bfloat16 only products that ask for a float32 result reach
+the bfloat16 units, and of the gradients' forms only those that contract two dimensions do: a dimension is split in two
+for that. Bias gradients are summed in float32, because a bfloat16 sum over tokens becomes a windowed reduction.
 """
 
 import jax
