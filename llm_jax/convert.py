@@ -132,10 +132,10 @@ def checks(target: pathlib.Path, model: Any, params: dict[str, Any], tokenizer: 
   unequal = [n for n in stored if n not in found or not np.array_equal(stored[n], np.asarray(found[n]))]
   yield "parameters by name", not unequal and found.keys() == stored.keys(), f"{len(found)} parameters, as {dtype}"
   if not unequal:
-    ids = np.random.default_rng(0).integers(0, model.config.vocab_size, (1, 16))
-    hidden = [np.asarray(m.apply(p, input_ids=ids).hidden, np.float32) for m, p in ((model, stored), (again, found))]
+    inputs = example(model)
+    hidden = [np.asarray(m.apply(p, **inputs).hidden, np.float32) for m, p in ((model, stored), (again, found))]
     error = float(np.abs(hidden[0] - hidden[1]).max())
-    yield "hidden states", error <= 1e-4, f"off by {error:.1e} at most, 16 random tokens"
+    yield "hidden states", error <= 1e-4, f"off by {error:.1e} at most, random inputs"
   if tokenizer is not None and read_tokenizer is not None:
     text = "The quick brown fox, 3 times.\n"
     same = list(tokenizer.encode(text)) == list(read_tokenizer.encode(text))
@@ -145,6 +145,22 @@ def checks(target: pathlib.Path, model: Any, params: dict[str, Any], tokenizer: 
       yield read_by_transformers(target)
     else:
       print("read by transformers     not checked: torch and transformers are not installed here")
+
+
+def example(model: Any) -> dict[str, Any]:
+  """Random inputs in the form that the model reads: tokens, words of characters, or a text of characters."""
+  import inspect
+
+  import numpy as np
+
+  draw, config = np.random.default_rng(0), model.config
+  if "spelled" in model.offers:
+    return dict(input_ids=draw.integers(1, config.characters, (1, 16, 8)))
+  if not hasattr(config, "vocab_size"):
+    return dict(input_ids=draw.integers(0, config.alphabet, (1, config.length)))
+  read = inspect.signature(type(model.bind(model.shapes)).__call__).parameters
+  return {name: draw.integers(0, config.vocab_size, (1, 16)) for name in ("input_ids", "decoder_input_ids")
+          if name in read}
 
 
 def read_by_transformers(target: pathlib.Path) -> tuple[str, bool, str]:

@@ -12,6 +12,7 @@ from llm_jax.core.hugging_face import config_of, read_config
 from llm_jax.core.model import Model
 
 # What a family's config may call the settings that the knobs below name.
+PLAIN = dict(dtype="float32", remat="none", scan=True, attention="auto")  # what needs no such setting
 DROPOUTS = ("dropout", "embed_dropout", "residual_dropout", "attention_dropout")
 
 
@@ -36,10 +37,14 @@ def build(vocab_size: int, length: int, *, path: str | None = None, config: dict
     raise ConfigError("config.model.path", "give either path or config", accepted="a Hugging Face folder")
   family, said = read_config(pathlib.Path(path) / "config.json") if path else config_of(config, "config.model.config")
   fields = {f.name for f in dataclasses.fields(said)}
-  given: dict[str, Any] = dict(head=head, labels=labels) | {k: dropout for k in DROPOUTS if k in fields}
-  settings = dict(dtype=dtype, remat=remat, scan=scan, attention=attention)
-  said = dataclasses.replace(said, **settings, **{k: v for k, v in given.items() if v is not None})
-  if said.vocab_size < vocab_size:
+  knobs: dict[str, Any] = dict(head=head, labels=labels, dtype=dtype, remat=remat, scan=scan, attention=attention)
+  knobs |= {k: dropout for k in DROPOUTS if k in fields} or dict(dropout=dropout)
+  for knob in knobs.keys() - fields:
+    if knobs[knob] != PLAIN.get(knob):
+      raise ConfigError(f"config.model.{knob}", f"got {knobs[knob]!r}, and this architecture has no such setting",
+                        accepted="nothing")
+  said = dataclasses.replace(said, **{k: v for k, v in knobs.items() if k in fields and v is not None})
+  if getattr(said, "vocab_size", vocab_size) < vocab_size:
     raise ConfigError("config.model", f"a vocabulary of {said.vocab_size}, smaller than the tokenizer's {vocab_size}",
                       accepted="the folder's own tokenizer: --config.data.tokenizer.name=hub "
                                "--config.data.tokenizer.path=FOLDER")

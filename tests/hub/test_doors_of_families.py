@@ -14,8 +14,7 @@ from llm_jax.models import bert, deberta, decoder, lstm, t5, xlnet
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "laws"))
 import in_process
 
-SPECIAL = ("eod", "pad", "cls", "sep", "mask")
-TOKENIZER = ByteTokenizer(SPECIAL, sentinels=8)
+TOKENIZER = ByteTokenizer(("eod", "pad", "cls", "sep", "mask"), sentinels=8)
 SMALL = dict(variant="debug", width=16, hidden=24, depth=2, heads=2)
 NETWORKS = {
     "t5": (t5, SMALL | dict(head_width=8)), "t5-v1.1": (t5, SMALL | dict(variant="debug-v1.1", head_width=8)),
@@ -75,7 +74,7 @@ def test_a_teacher_is_a_folder_or_a_workdir(folders, tmp_path, capsys, monkeypat
   run = tmp_path / "run"
   assert call(convert, capsys, f"--from={folders('bert')}", f"--to={run}", "--format=workdir")[0] == 0
   student = dict(name="bert", **SMALL | dict(variant="debug-distilbert", depth=1))
-  config = in_process.config(data=dict(tokenizer=dict(name="bytes", special=SPECIAL, sentinels=8)), ema=None,
+  config = in_process.config(data=dict(tokenizer=dict(name="hub", path=str(folders("bert")))), ema=None,
                              early_stopping=None, train=dict(accumulate=1), sample=dict(every=0))
   losses = []
   for teacher in (folders("bert"), run):
