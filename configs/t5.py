@@ -32,7 +32,7 @@ def get_config(arg: str = "small") -> ConfigDict:
   if variant.startswith("debug"):
     c.model = dict(name="t5", variant=variant, scan=False)
     c.data = dict(name="stdlib", tokenizer=dict(name="bytes", sentinels=40))
-    c.optimizer = dict(name="adamw", peak=3e-3, warmup=50, decay="cosine", b2=0.98, weight_decay=0.01)
+    c.optimizer = dict(name="adamw", peak=1e-3, warmup=50, decay="cosine", b2=0.98, weight_decay=0.01)
     c.train = dict(steps=600, batch_size=16, length=128)
     c.evaluation = dict(every=200, batches=8)
     c.checkpoint = dict(every=200)
