@@ -23,7 +23,7 @@ NETWORKS = {
     "bert": (bert, SMALL), "lstm": (lstm, dict(variant="debug", embedding=8, hidden=8)),
 }
 WRITES = ("t5", "t5-v1.1", "xlnet-uni", "mixtral", "lstm")
-SLOW = ("t5-v1.1", "xlnet", "bert", "lstm")
+SLOW = ("t5-v1.1", "xlnet", "deberta", "mixtral", "bert", "lstm")
 marked = lambda names: [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in names]
 
 
