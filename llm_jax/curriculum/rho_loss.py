@@ -5,38 +5,11 @@ The published form draws a large batch and trains on the chosen part; here the r
 same; the backward pass of the rest is not saved.
 """
 
-import dataclasses
-from typing import Any
-
-import jax.numpy as jnp
-
-from llm_jax.core.types import Curriculum, Knobs, Loss, Losses, Plan
 from llm_jax.curriculum import kept_share
-from llm_jax.curriculum.pacing import Pacing
-from llm_jax.curriculum.weighing import example_losses, ranks, targets, weighted
-
-
-@dataclasses.dataclass(frozen=True)
-class RhoLoss(Curriculum):
-  """The knob 'kept_share' by pacing; ranks are taken over the batch, or each micro-batch under accumulation."""
-
-  batch: int
-  length: int
-  pacing: Pacing
-  reference: str | None = None
-  sets: tuple[str, ...] = ("knobs",)
-
-  def plan(self, step: int, state: Any) -> Plan:
-    return Plan(self.batch, self.length, knobs={"kept_share": self.pacing(step)})
-
-  def weighting(self, losses: Losses, knobs: Knobs) -> Loss:
-    assert losses.about is not None
-    excess = example_losses(losses, losses.values - losses.about["reference"])
-    return weighted(losses, (ranks(excess, targets(losses)) < knobs["kept_share"]).astype(jnp.float32))
 
 
 def build(steps: int, batch: int, length: int, *, reference: str, share: float = 0.1, start: float | None = None,
-          until: float = 0.3, pacing: str | dict | list = "linear") -> RhoLoss:
+          until: float = 0.3, pacing: str | dict | list = "linear") -> kept_share.KeptShare:
   """The most learnable examples of each batch.
 
   Args:
@@ -49,5 +22,5 @@ def build(steps: int, batch: int, length: int, *, reference: str, share: float =
   Raises:
     ConfigError: a share out of range.
   """
-  how = kept_share.paced(pacing, share=share, start=start, until=until, steps=steps)
-  return RhoLoss(batch, length, how, reference)
+  return kept_share.learnable(steps, batch, length, reference=reference, share=share, start=start, until=until,
+                              pacing=pacing, unit="example")
