@@ -33,7 +33,8 @@ def eval_step(section: Mapping[str, Any], corpus: Corpus, apply: Callable, objec
   plain_step = make_eval_step(apply, objective)
   if corpus.few_shot is None or reads_episodes(objective.fields):
     return plain_step
-  wanted, steps = adaptation.build(**section), getattr(learner, "inner_steps", 0)
+  wanted = adaptation.for_learner(adaptation.build(**section), learner)
+  steps = getattr(learner, "inner_steps", 0)
   needed = any(reads_episodes(data.fields) for data in corpus.evals.values())
   rule: Any = adaptation.rule(wanted, learner) if needed or adapts(section, learner) else None
 

@@ -136,10 +136,14 @@ class Run:
     return jax.tree.map(place, fields, self.batch_shardings(fields))
 
   def fields(self, batch: Mapping[str, Any]) -> dict[str, Any]:
-    """Without documents in a row, segments and positions say nothing: attention then needs no mask for them."""
-    plain_stream = not getattr(self.corpus.train, "boundaries", True)
-    dropped = {"segment_ids", "positions"} if plain_stream else set()
-    return {name: a for name, a in batch.items() if name not in dropped}
+    """Without documents in a row, segments and positions say nothing: attention then needs no mask for them. Padding
+    behind the text says something only to a model that sees later tokens."""
+    source = self.corpus.train
+    told = getattr(source, "padded", False) and "causal" not in self.model.offers
+    if told or getattr(source, "boundaries", True):
+      return dict(batch)
+    return {name: self.fields(a) if isinstance(a, Mapping) else a for name, a in batch.items()
+            if name not in ("segment_ids", "positions")}
 
   def lowered(self) -> Any:
     """The compiled step's program before compilation, from shapes alone: what a dry run or a plan compiles."""

@@ -63,13 +63,15 @@ def joined(batches: Sequence[Batch]) -> Batch:
 
 @dataclasses.dataclass(frozen=True)
 class EpisodeSource:
-  """A DataSource of new tasks for ever: those of step s are drawn with the key (seed, 'train', s)."""
+  """A DataSource of new tasks for ever: those of step s are drawn with the key (seed, 'train', s). padded: rows may be
+  shorter than their arrays, and 'segment_ids' say where."""
 
   sampler: Sampler
   seed: int
   fields: Mapping[str, str]
   fingerprint: str
   boundaries: bool = False
+  padded: bool = False
 
   def take(self, step: int, plan: Plan, rows: slice | None = None) -> Batch:
     """Rows `rows` (default all) of the batch of `step`: tasks, or examples where the sampler makes those."""
@@ -101,7 +103,8 @@ class EpisodeEvaluation:
     one = dataclasses.replace(plan, batch=1, knobs={**plan.knobs, **self.knobs})
     name = ("evaluation",) if self.seed == 0 else ("evaluation", "seed", self.seed)
     batch = joined([self.sampler(generator(*name, i), one) for i in chosen])
-    batch["query"]["weights"][[i >= self.tasks for i in chosen]] = 0.0
+    for name in {"weights", "segment_ids"} & batch["query"].keys():
+      batch["query"][name][[i >= self.tasks for i in chosen]] = 0
     return batch
 
 

@@ -25,7 +25,8 @@ from llm_jax.data.episodes import EpisodeEvaluation, EpisodeSource, Sampler, epi
 Form = Literal["episodes", "in_context"]
 Ids = np.ndarray
 FIELDS = {"tokens": "(.., L) int32 input ids", "targets": "(.., L) int32 the token after each input",
-          "weights": "(.., L) float32 1 where the target is the part that is asked for"}
+          "weights": "(.., L) float32 1 where the target is the part that is asked for",
+          "segment_ids": "(.., L) int32 1 for a token of the row, 0 for padding"}
 SHORTEST = 4  # tokens of a passage and its answer
 
 
@@ -151,13 +152,14 @@ def fill(rows: Sequence[Sequence[tuple[Ids, bool]]], length: int, pad: int) -> B
   """Rows of pieces (ids, asked for) as arrays (R, L); an empty row has no weight."""
   shape = (len(rows), length)
   found = {"tokens": np.full(shape, pad, np.int32), "targets": np.full(shape, pad, np.int32),
-           "weights": np.zeros(shape, np.float32)}
+           "weights": np.zeros(shape, np.float32), "segment_ids": np.zeros(shape, np.int32)}
   for r, pieces in enumerate(rows):
     if pieces:
       ids = np.concatenate([ids for ids, _ in pieces])
       counts = np.concatenate([np.full(len(ids), asked) for ids, asked in pieces])
       n = len(ids) - 1
       found["tokens"][r, :n], found["targets"][r, :n], found["weights"][r, :n] = ids[:-1], ids[1:], counts[1:]
+      found["segment_ids"][r, :n] = 1
   return found
 
 
@@ -184,7 +186,7 @@ def sources(corpus: Corpus, train: Family, held_out: Family, form: Form, *, fing
   in_context = form == "in_context"
   fields = FIELDS if in_context else episode_fields(FIELDS)
   sampler: Sampler = train.prompts if in_context else train.episodes
-  served = EpisodeSource(sampler, seed, fields, fingerprint)
+  served = EpisodeSource(sampler, seed, fields, fingerprint, padded=True)
   few_shot = held_out_tasks(held_out, fingerprint, tasks)
   prompts = few_shot.in_context
   evals = {"validation": prompts, "validation/0_shots": dataclasses.replace(prompts, knobs={"k_shot": 0})}

@@ -82,6 +82,7 @@ class TextAndEpisodes:
   seed: int
   fields: Mapping[str, str]
   fingerprint: str
+  padded: bool = True  # the episodes' rows
 
   @property
   def boundaries(self) -> bool:

@@ -18,26 +18,37 @@ from llm_jax.core.types import Batch, Key, LossFn, Mean, Metrics, Params
 
 Trajectory = Callable[..., Any]  # Adapts.adapt: (loss_fn, params, support, key, *, steps, each) -> stacked results
 MapTasks = Callable[[Callable[..., Any], Any], Callable[..., Any]]
+USUAL = (0, 1, 5, 10)
 
 
 @dataclasses.dataclass(frozen=True)
 class Adaptation:
-  """`config.adaptation`."""
+  """`config.adaptation`. chosen: whether the steps are the config's own."""
 
   steps: tuple[int, ...]
   lr: float | None
+  chosen: bool = True
 
 
-def build(*, steps: tuple[int, ...] = (0, 1, 5, 10), lr: float | None = None) -> Adaptation:
+def build(*, steps: tuple[int, ...] | None = None, lr: float | None = None) -> Adaptation:
   """How adaptation to held-out tasks is measured.
 
   Args:
-    steps: numbers of gradient steps after which the query loss is reported.
+    steps: numbers of gradient steps after which the query loss is reported; None is 0, 1, 5 and 10, or 0 alone under a
+      learner that reads episodes and does not adapt to them (reweight).
     lr: rate of plain gradient descent, for a learner that has no inner loop; a meta-learner is measured by its own.
   """
+  if steps is None:
+    return Adaptation(USUAL, lr, chosen=False)
   if not steps or min(steps) < 0:
     raise ConfigError("config.adaptation.steps", f"got {list(steps)}", accepted="whole numbers from 0")
   return Adaptation(tuple(sorted(set(steps))), lr)
+
+
+def for_learner(section: Adaptation, learner: Any) -> Adaptation:
+  """The section with the steps that are measured of this learner."""
+  still = learner.episodes and not measurable(section, learner) and not section.chosen
+  return dataclasses.replace(section, steps=(0,)) if still else section
 
 
 def rule(section: Adaptation, learner: Any) -> Trajectory:

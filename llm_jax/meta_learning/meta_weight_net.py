@@ -14,11 +14,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from llm_jax.core.example_weights import scaled
 from llm_jax.core.types import Batch, Extra, GradFn, Key, Loss, LossFn, Params
 from llm_jax.meta_learning.context import Context, MapTasks
 from llm_jax.meta_learning.maml import check_rate
 from llm_jax.meta_learning.outer import sum_over_tasks
-from llm_jax.meta_learning.reweight import rows, scaled
+from llm_jax.meta_learning.reweight import rows
 
 NET = "meta.weight_net."
 
@@ -48,17 +49,19 @@ class MetaWeightNet:
         moved = {n: p - self.lr / rows(task["support"]) * grads[n] for n, p in slow.items()}
         return loss_fn(moved, task["query"], clean_key)[0]
       to_slow, loss = jax.grad(weighted, has_aux=True)(slow, net)
-      weight, clean_weight = (task[part]["weights"].sum() for part in ("support", "query"))
+      weight = loss_fn(slow, task["support"], train_key)[1].weight
+      clean_weight = loss_fn(slow, task["query"], clean_key)[1].weight
       to_net = jax.tree.map(lambda g: g * weight / jnp.maximum(clean_weight, 1e-8), jax.grad(ahead)(net))
       return loss._replace(weight=weight), {**to_slow, **to_net}
     return sum_over_tasks(one_task, self.map_tasks, second_order=True)
 
 
 def example_losses(loss_fn: LossFn, params: Params, examples: Batch, key: Key) -> jax.Array:
-  """(B,) mean loss of each example: the derivative of the batch's loss in each example's weight, over that weight."""
+  """(B,) mean loss of each example: the derivatives of the batch's loss and of its weight in what the example counts,
+  one over the other."""
   ones = jnp.ones(rows(examples))
   totals = jax.grad(lambda scale: loss_fn(params, scaled(examples, scale), key)[0])(ones)
-  weights = examples["weights"].reshape(rows(examples), -1).sum(-1)
+  weights = jax.grad(lambda scale: loss_fn(params, scaled(examples, scale), key)[1].weight)(ones)
   return totals / jnp.maximum(weights, 1e-8)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from llm_jax.core.example_weights import scaled
 from llm_jax.core.types import Batch, Extra, GradFn, Key, Loss, LossFn, Params
 from llm_jax.meta_learning.context import Context, MapTasks
 from llm_jax.meta_learning.outer import sum_over_tasks
@@ -44,19 +45,13 @@ class Reweight:
       share = help_of * (examples / jnp.maximum(help_of.sum(), 1e-12))
       weighted = lambda p: loss_fn(p, scaled(task["support"], share), train_key)
       grads, loss = jax.grad(weighted, has_aux=True)(params)
-      return loss._replace(weight=task["support"]["weights"].sum()), grads
+      return loss._replace(weight=loss_fn(params, task["support"], train_key)[1].weight), grads
     return sum_over_tasks(one_task, self.map_tasks, second_order=True)
 
 
 def rows(examples: Batch) -> int:
   """Examples of one task."""
-  return int(examples["weights"].shape[0])
-
-
-def scaled(examples: Batch, scale: jax.Array) -> Batch:
-  """The examples with the weights of each multiplied by its entry of `scale` (B,)."""
-  weights = examples["weights"]
-  return {**examples, "weights": weights * scale.reshape(-1, *(1,) * (weights.ndim - 1)).astype(weights.dtype)}
+  return int(jax.tree.leaves(examples)[0].shape[0])
 
 
 def build(context: Context) -> Reweight:

@@ -12,6 +12,7 @@ import numpy as np
 import optax
 
 from llm_jax.core.carry import enter
+from llm_jax.core.example_weights import applied
 from llm_jax.core.types import (
     Batch,
     GradFn,
@@ -79,7 +80,7 @@ def make_train_step(apply: Callable, objective: Objective, learner: Learner, opt
     fault = faults.loss_scale(state.step)
 
     def loss_fn(params: Params, batch: Batch, key: Key | None) -> tuple[jax.Array, Loss]:
-      losses = objective(apply, {**state.frozen, **params}, batch, key, knobs)
+      losses = applied(objective(apply, {**state.frozen, **params}, batch, key, knobs), batch)
       if about is not None:
         losses = losses._replace(about=about(state.frozen, batch, key, knobs))
       loss = weighting(losses, knobs)

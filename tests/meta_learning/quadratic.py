@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from llm_jax.core.types import Loss
+from llm_jax.core.example_weights import applied
+from llm_jax.core.types import Loss, Losses
 from llm_jax.meta_learning.context import Context
 
 SIZE = 5
@@ -26,8 +27,9 @@ def loss_fn(params, batch, key):
   """A batch of B such losses; the parameter 'rest' does not enter."""
   off = params["theta"] - batch["centre"]
   values = 0.5 * jnp.einsum("bi,bij,bj->b", off, batch["matrix"], off)
-  total = (values * batch["weights"]).sum()
-  return total, Loss(total, batch["weights"].sum(), {})
+  losses = applied(Losses(values, batch["weights"], {}), batch)
+  total = (values * losses.weights).sum()
+  return total, Loss(total, losses.weights.sum(), {})
 
 
 def context(names=("theta",)):
