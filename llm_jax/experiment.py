@@ -101,7 +101,7 @@ def build(config: Mapping[str, Any], *, devices: Sequence[Any] | None = None, vo
   learner = make_learner(model)
   launch_checks.check_tasks(learner, resolved["meta_learning"]["name"], rules)
   launch_checks.check_classes(corpus, model, objective)
-  launch_checks.check_data(corpus, objective, learner, curriculum, rules)
+  launch_checks.check_data(corpus, objective, learner, curriculum, train.steps, rules)
   if corpus.tokenizer is not None:
     objective = objective.for_tokenizer(corpus.tokenizer)
   reference = scoring.reference_of(curriculum, objective, corpus)

@@ -3,6 +3,7 @@
 Every check answers with the key, both numbers or the nearest name, and what would be accepted.
 """
 
+import dataclasses
 from collections.abc import Iterable
 
 import jax
@@ -66,9 +67,10 @@ def check_classes(corpus: Corpus, model: Model, objective: Objective) -> None:
     raise ConfigError("config.model.labels", f"{scores}, but the data have {classes} labels", accepted=f"{classes}")
 
 
-def check_data(corpus: Corpus, objective: Objective, learner: Learner, curriculum: Curriculum,
+def check_data(corpus: Corpus, objective: Objective, learner: Learner, curriculum: Curriculum, steps: int,
                rules: ShardingRules) -> None:
-  """The data must serve what objective and learner read, in sizes that the mesh divides.
+  """The data must serve what objective and learner read, in sizes that the mesh divides, and what the curriculum's
+  knobs ask of them in a run of `steps`, at its ends and wherever batch or length change.
 
   Raises:
     ConfigError: naming what is missing, or the two numbers.
@@ -87,6 +89,10 @@ def check_data(corpus: Corpus, objective: Objective, learner: Learner, curriculu
     batch = corpus.train.take(0, curriculum.plan(0, curriculum.init()))
     for part in ("support", "query"):
       rules.sharding(("tasks", "examples"), jax.tree.leaves(batch[part])[0].shape, f"the {part} set")
+  for step in sorted({0, steps - 1, *(s + side for s in curriculum.changes() for side in (-1, 0))}):
+    plan = curriculum.plan(step, curriculum.init())
+    if plan.knobs:
+      corpus.train.take(step, dataclasses.replace(plan, batch=1))
 
 
 def check_batches(curriculum: Curriculum, train: settings.Train, rules: ShardingRules, axis: str = "batch") -> None:

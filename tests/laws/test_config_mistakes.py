@@ -81,6 +81,23 @@ MISTAKES: dict[str, tuple[list[str], list[str]]] = {
     "an objective that the model cannot serve": (["--config.objective.name=regression"],
                                                  ["config.objective", "'regression'", "'scores'", "'gpt' offers"]),
     "masks for a causal model": (["--config.objective.name=masked_lm"], ["config.objective", "'masked' (", "'gpt'"]),
+    # Schedulers of data and of losses.
+    "unknown pacing": (["--config.curriculum.name=competence", "--config.curriculum.pacing=sqroot"],
+                       ["config.curriculum.pacing", "'sqroot'", "did you mean: "]),
+    "unknown scorer": (["--config.curriculum.name=competence", "--config.curriculum.scorer=rareness"],
+                       ["config.curriculum.scorer", "'rareness'", "rarity"]),
+    "no reference model": (["--config.curriculum.name=rho1", "--config.curriculum.reference=/nowhere"],
+                           ["config.curriculum.reference", "/nowhere"]),
+    "no model to score with": (["--config.curriculum.name=competence",
+                                "--config.curriculum.scorer={'name': 'perplexity', 'model': '/nowhere'}"],
+                               ["config.curriculum.scorer.model", "/nowhere"]),
+    "two that decide the length": (["--config.curriculum=[{'name': 'sequence_length', 'start': 8}, "
+                                    "{'name': 'sequence_length', 'start': 4}]"],
+                                   ["config.curriculum[1]", "decides length", "config.curriculum[0]"]),
+    "kernels without second derivatives": (["--config.meta_learning.name=maml", "--config.model.attention=splash"],
+                                           ["config.model.attention", "'splash'", "config.meta_learning (maml)"]),
+    "tasks and mesh": (["--config.meta_learning.name=maml", "--config.train.batch_size=12",
+                        "--config.train.accumulate=1"], ["config.train.batch_size", "12 tasks", "8 devices"]),
     # Sizes that do not fit together.
     "heads and width": (["--config.model.heads=3"], ["config.model.heads", "3", "16"]),
     "heads and tensor": (["--config.mesh.data=2", "--config.mesh.tensor=4"], ["config.mesh.tensor", "4", "2"]),

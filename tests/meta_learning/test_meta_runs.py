@@ -109,6 +109,8 @@ def test_lora_alone_adapts_and_is_trained():
     (dict(data=dict(name="sinusoids", support=5, query=6)), "2 does not divide the 5 of axis .examples. of the"),
     (dict(data=dict(name="sinusoids", form="examples"), train=dict(steps=4, batch_size=8, length=1)), "serve single"),
     (dict(meta_learning=dict(name="none")), "which the data do not serve"),
+    (dict(curriculum=dict(name="knobs", knobs={"k_shot": dict(start=1, end=9, whole=True)})),
+     "knobs.k_shot: got 9, and the episodes hold 4"),
     (dict(meta_learning=dict(name="mamml")), "did you mean: maml"),
     (dict(meta_learning=dict(name="anil", adapt="hed$")), "takes no parameter"),
     (dict(adaptation=dict(lr=0.1)), "adapts by its own rule"),
