@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from llm_jax import experiment, plan
+from llm_jax import doors, experiment, plan
+from llm_jax.core import plugins
 from llm_jax.core.config import resolve
 from llm_jax.core.errors import ConfigError
 from llm_jax.core.types import Plan
@@ -185,6 +186,33 @@ def test_schedules_come_from_the_config_alone(tmp_path):
   found = plan.schedules(config)
   assert set(found) == {"learning_rate", "length", "batch", "competence", "mixture/web", "mixture/books", "mask_ratio"}
   assert found["length"]["value"][0] == 4 and found["mixture/books"]["value"][-1] == 1
+
+
+SHOWN = {  # plug-in -> (its line of config, what of it is seen without data)
+    "none": ({}, set()), "batch_size": (dict(start=2), {"batch"}), "competence": ({}, {"competence"}),
+    "sequence_length": (dict(start=4), {"length", "batch"}), "knobs": (dict(knobs={"x": dict(start=0, end=1)}), {"x"}),
+    "mixture": (dict(stages=[(0, {"web": 1}), (6, {"books": 1})], between="cosine"), {"mixture/web", "mixture/books"}),
+    "self_paced": (dict(start=1.0, end=3.0), {"self_paced_threshold"}), "focal": ({}, {"focal_gamma"}),
+    "loss_rank": ({}, {"kept_share"}), "rho1": (dict(reference="far/away", start=1.0), {"kept_share"}),
+    "rho_loss": (dict(reference="far/away", start=1.0), {"kept_share"}), "doremi": (dict(reference="far/away"), set()),
+    "odm": ({}, set()), "exp3s": ({}, set()), "teacher_student": ({}, set())}  # bandits begin without a preference
+
+
+@pytest.mark.parametrize("name", plugins.available("curriculum"))
+def test_every_schedule_is_shown_without_data(name, tmp_path, capsys):
+  knobs, seen = SHOWN[name]
+  config = text(tmp_path / "no such data", curriculum=dict(name=name, **knobs))
+  assert set(plan.schedules(config)) == {"learning_rate"} | seen
+  both = text(tmp_path / "no such data", curriculum=[dict(name=name, **knobs), dict(
+      name="knobs", knobs={"span_length": dict(start=3, end=1)})])  # and each is one of a list
+  assert set(plan.schedules(both)) == {"learning_rate", "span_length"} | seen
+  file = tmp_path / "config.py"
+  file.write_text(f"def get_config(arg=''):\n  return {config!r}\n")
+  plot = [f"--out={tmp_path / 's.svg'}"] if name in ("mixture", "sequence_length") else []  # which takes a second
+  with pytest.raises(SystemExit) as stop:
+    doors.run(plan.main, plan.define, ["plan", "--schedule", f"--config={file}", *plot])
+  assert stop.value.code == 0 and ("s.svg" if plot else "schedules") in capsys.readouterr().out
+  assert not plot or (tmp_path / "s.svg").read_text().count("</svg>") == 1
 
 
 def test_mistakes_name_the_nearest(folder):
