@@ -9,8 +9,8 @@ from ml_collections import ConfigDict
 
 
 def get_config(arg: str = "maml") -> ConfigDict:
-  """arg: maml, anil, prototypical, or debug; baselines without training: centroid, and untrained (random weights that
-  adapt as MAML's do)."""
+  """arg: maml, anil, prototypical, in_context (a small GPT that reads the support set), or debug; baselines without
+  training: centroid, and untrained (random weights that adapt as MAML's do)."""
   c = ConfigDict()
   c.data = dict(name="topics", ways=5, shots=1, query=15)
   c.model = dict(name="mlp", inputs=200, hidden=(64,), outputs=32, init="he")
@@ -24,6 +24,13 @@ def get_config(arg: str = "maml") -> ConfigDict:
     c.objective = dict(name="prototypical", ways=5, raw=arg == "centroid")
     if arg == "centroid":
       untrained(c)
+  elif arg == "in_context":
+    c.data.form, c.data.eval_tasks = "in_context", 20
+    c.model = dict(name="gpt", variant="debug", width=64, depth=2, heads=4)
+    c.optimizer = dict(name="adamw", peak=1e-3, warmup=100, decay="cosine")
+    c.train = dict(steps=2_000, batch_size=64, length=6 * 17 - 1)  # six documents of 16 words with their topics
+    c.evaluation = dict(every=1_000, batch_size=100)
+    c.checkpoint = dict(every=1_000)
   else:
     c.model = dict(name="mlp", inputs=200, hidden=(64, 32), outputs=5, init="he")
     c.objective = dict(name="labels")

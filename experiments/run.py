@@ -10,7 +10,8 @@ A study is a folder with a config.py that defines
     MEASURES                {name: function of the run's metrics rows}, see experiments/measures.py
     CURVES                  names of the metrics to plot, e.g. ['eval/loss']
 
-A run that has finished is not run again, one that was stopped goes on from its checkpoint: the same command resumes.
+A run that has finished is not run again, one that was stopped goes on from its checkpoint: the same command resumes. A
+run that results.json has and whose workdir is not here, because another machine ran it, stays there as it is.
 """
 
 import argparse
@@ -84,19 +85,27 @@ def run(name: str, item: Item, folder: pathlib.Path) -> int:
   return code
 
 
-def collect(module: Any, done: Sequence[Item], folder: pathlib.Path) -> dict[str, Any]:
-  """What results.json holds: the runs with their measures, and each arm's mean and spread over its runs."""
-  runs = []
-  for item in done:
-    workdir = folder / item.name
-    rows = metrics.rows(workdir)
-    runs.append({"arm": item.arm, "overrides": dict(item.overrides), "measures": {
-        name: measure(rows) for name, measure in module.MEASURES.items()},
-        "wall_seconds": round(json.loads((workdir / WALL).read_text()), 1) if (workdir / WALL).exists() else None,
-        "curves": {name: measures.curve(rows, name) for name in module.CURVES}})
+def collect(module: Any, chosen: Sequence[Item], folder: pathlib.Path,
+            earlier: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
+  """What results.json holds: the runs with their measures, and each arm's mean and spread over its runs. earlier: runs
+  as it held them, for those that are not in `folder`."""
+  kept = {Item(r["arm"], "", r["overrides"]).name: r for r in earlier
+          if r["measures"].keys() == module.MEASURES.keys() and r["curves"].keys() == set(module.CURVES)}
+  found = [measured(module, i, folder / i.name) if finished(folder / i.name) else kept.get(i.name) for i in chosen]
+  runs = [r for r in found if r is not None]
   arms = {arm: {name: measures.spread([r["measures"][name] for r in runs if r["arm"] == arm])
-                for name in module.MEASURES} for arm in dict.fromkeys(item.arm for item in done)}
+                for name in module.MEASURES} for arm in dict.fromkeys(r["arm"] for r in runs)}
   return {"arms": arms, "runs": runs, "machine": machine.describe()}
+
+
+def measured(module: Any, item: Item, workdir: pathlib.Path) -> dict[str, Any]:
+  """A finished run as results.json has it."""
+  rows = metrics.rows(workdir)
+  seconds = json.loads((workdir / WALL).read_text()) if (workdir / WALL).exists() else None
+  return {"arm": item.arm, "overrides": dict(item.overrides),
+          "measures": {name: measure(rows) for name, measure in module.MEASURES.items()},
+          "wall_seconds": None if seconds is None else round(seconds, 1),
+          "curves": {name: measures.curve(rows, name) for name in module.CURVES}}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -119,10 +128,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for item, code in zip(chosen, pool.map(lambda item: run(given.name, item, folder), chosen), strict=True):
       print(f"{item.name}: {'done' if code == 0 else f'exit {code}, see {folder / item.name}/log.txt'}", flush=True)
       failed += [item] if code else []
-  done = [item for item in items(module) if finished(folder / item.name) and item not in failed]
-  results = collect(module, done, folder)
   target = HERE / given.name
-  (target / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+  written = target / "results.json"
+  earlier = json.loads(written.read_text())["runs"] if written.exists() else []
+  results = collect(module, [i for i in items(module) if i not in failed], folder, earlier)
+  written.write_text(json.dumps(results, indent=1) + "\n")
   figure.draw(results["runs"], module.CURVES).savefig(target / "figure.svg", metadata={"Date": None})
   print(measures.table(results["arms"]))
   return 1 if failed else 0

@@ -88,7 +88,8 @@ class Corpus:
   tokenizer: None if the data are no text; train: serves batches for ever; evals: one exact pass each, 'validation' and,
   with several domains, 'validation/<domain>'; fingerprint: changes when data, tokenizer or rules change, not with the
   seed; description: text of a few lines: what, and documents, tokens and bytes by split and domain; bad_report:
-  file:line and reason of skipped rows, or None; few_shot: held-out tasks, if these are data for few-shot learning.
+  file:line and reason of skipped rows, or None; few_shot: held-out tasks, if these are data for few-shot learning; ids:
+  how many token ids there are in data that are tokens and no text.
   """
 
   tokenizer: tokenizers.Tokenizer | None
@@ -99,11 +100,12 @@ class Corpus:
   bad_report: pathlib.Path | None
   streams: tuple[Stream, ...] = ()
   few_shot: HeldOutTasks | None = None
+  ids: int = 0
 
   @property
   def vocab_size(self) -> int:
-    """V: all token ids are in [0, V); 0 if the data are no text."""
-    return 0 if self.tokenizer is None else self.tokenizer.vocab_size
+    """V: all token ids are in [0, V); 0 if the data are no tokens."""
+    return self.ids if self.tokenizer is None else self.tokenizer.vocab_size
 
 
 def prepare(context: DataContext, source: DocumentSource, rules: Rules) -> Corpus:

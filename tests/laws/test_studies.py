@@ -1,10 +1,13 @@
 """Every run of every study resolves before anyone waits for it, and runs have names of their own."""
 
+import json
 import pathlib
+import types
 
 import pytest
 
-from experiments.run import items, study
+from experiments.measures import last
+from experiments.run import Item, collect, items, study
 from llm_jax import experiment
 from llm_jax.core import config as configs
 
@@ -28,3 +31,17 @@ def test_every_run_of_a_study_resolves(name):
 def test_a_study_says_how_it_is_run(name):
   text = (ROOT / "experiments" / name / "README.md").read_text("utf-8")
   assert f"python -m experiments.run {name}" in text
+
+
+def test_runs_of_another_machine_stay_in_the_results(tmp_path):
+  module = types.SimpleNamespace(MEASURES={"loss": last("eval/loss")}, CURVES=["eval/loss"])
+  run = lambda seed, loss: {"arm": "a", "overrides": {"train.seed": seed}, "measures": {"loss": loss},
+                            "wall_seconds": 1.0, "curves": {"eval/loss": [[1, loss]]}}
+  chosen = [Item("a", "", {"train.seed": seed}) for seed in (0, 1, 2)]
+  here = tmp_path / chosen[1].name
+  here.mkdir()
+  (here / "status.json").write_text(json.dumps({"state": "finished"}))
+  (here / "metrics.jsonl").write_text(json.dumps({"step": 1, "eval/loss": 5.0}) + "\n")
+  found = collect(module, chosen, tmp_path, [run(0, 1.0), run(1, 2.0), run(7, 9.0)])
+  assert [(r["overrides"]["train.seed"], r["measures"]["loss"]) for r in found["runs"]] == [(0, 1.0), (1, 5.0)]
+  assert found["arms"]["a"]["loss"]["mean"] == 3.0

@@ -58,3 +58,21 @@ def test_training_goes_through_the_whole_episode():
   metrics = dict(zip(run.metric_names, np.asarray(vector)))
   assert np.isfinite(metrics["loss"]) and 0 <= metrics["accuracy"] <= 1
   assert np.abs(np.asarray(state.params["layers.0.kernel"]) - before).max() > 0
+
+
+def test_in_context_the_documents_are_tokens_and_their_topics_stand_behind_them():
+  settings = config(form="in_context", shots=1)
+  settings |= dict(model=dict(name="gpt", variant="debug", width=16, depth=1, heads=2),
+                   objective=dict(name="causal_lm"), train=dict(steps=2, batch_size=8, length=4 * 17 - 1))
+  run = experiment.build(settings)
+  batch = run.corpus.train.take(5, Plan(8, 4 * 17 - 1))
+  assert run.corpus.vocab_size == 33 and (batch["segment_ids"] == 1).all()
+  rows = np.concatenate([batch["tokens"], batch["targets"][:, -1:]], axis=1).reshape(8, 4, 17)
+  assert (rows[..., :16] < 30).all() and (np.sort(rows[:, :3, 16], axis=1) == [30, 31, 32]).all()
+  assert (batch["weights"].sum(1) == 1).all() and (batch["weights"][:, -1] == 1).all()
+  overlap = lambda row, shown: len(set(row[3, :16]) & set(shown))
+  right = [overlap(r, r[np.flatnonzero(r[:3, 16] == r[3, 16])[0], :16]) for r in rows]
+  wrong = [np.mean([overlap(r, s[:16]) for s in r[:3] if s[16] != r[3, 16]]) for r in rows]
+  assert np.mean(right) > np.mean(wrong)  # the label is that of the document with the same topic
+  held = run.corpus.evals["validation"].take(0, Plan(4, 4 * 17 - 1))
+  assert held["tokens"].shape == (4, 3, 67) and held["answer"].max() < 3
