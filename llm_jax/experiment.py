@@ -14,7 +14,7 @@ from typing import Any
 
 import jax
 
-from llm_jax import few_shot, launch_checks, scoring
+from llm_jax import few_shot, launch_checks, launch_knobs, scoring
 from llm_jax.core import cache, plugins
 from llm_jax.core.config import Config, Section, plain, resolve
 from llm_jax.core.errors import ConfigError
@@ -124,6 +124,7 @@ def build(config: Mapping[str, Any], *, devices: Sequence[Any] | None = None, vo
             launch_checks.carries(corpus, model, objective, curriculum, learner))
   launch_checks.check_watched(run)
   launch_checks.check_traced(run)
+  launch_knobs.check_knobs(run, learner)
   return run
 
 

@@ -94,6 +94,9 @@ MISTAKES: dict[str, tuple[list[str], list[str]]] = {
     "two that decide the length": (["--config.curriculum=[{'name': 'sequence_length', 'start': 8}, "
                                     "{'name': 'sequence_length', 'start': 4}]"],
                                    ["config.curriculum[1]", "decides length", "config.curriculum[0]"]),
+    "a knob that nothing reads": (["--config.curriculum.name=knobs",
+                                   "--config.curriculum.knobs={'mask_ratio': {'start': 0.1, 'end': 0.3}}"],
+                                  ["config.curriculum.knobs.mask_ratio", "neither these data nor this objective"]),
     "kernels without second derivatives": (["--config.meta_learning.name=maml", "--config.model.attention=splash"],
                                            ["config.model.attention", "'splash'", "config.meta_learning (maml)"]),
     "tasks and mesh": (["--config.meta_learning.name=maml", "--config.train.batch_size=12",

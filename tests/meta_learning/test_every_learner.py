@@ -109,7 +109,8 @@ def test_a_learner_that_does_not_adapt_is_measured_as_it_is(folder):
 def test_an_example_counts_by_its_weight_whatever_the_objective_chooses(model, folder):
   """Learning to reweight and Meta-Weight-Net weigh masked tokens, too."""
   config = every_learner.config(folder, model, "reweight", mesh=dict(data=8))
-  run = experiment.build(config | dict(model=config["model"] | dict(dtype="float32")))
+  run = experiment.build(config | dict(model=config["model"] | dict(dtype="float32"),
+                                       train=config["train"] | dict(accumulate=1)))
   one = jax.tree.map(lambda a: a[0], run.fields(run.corpus.train.take(0, Plan(8, 24)))["support"])
   params, key = made_params(run.model), jax.random.key(1)
   def loss_fn(params, batch, key):

@@ -111,6 +111,7 @@ def test_lora_alone_adapts_and_is_trained():
     (dict(meta_learning=dict(name="none")), "which the data do not serve"),
     (dict(curriculum=dict(name="knobs", knobs={"k_shot": dict(start=1, end=9, whole=True)})),
      "knobs.k_shot: got 9, and the episodes hold 4"),
+    (dict(curriculum=dict(name="knobs", knobs={"k_shots": dict(start=1, end=2)})), "did you mean: k_shot"),
     (dict(meta_learning=dict(name="mamml")), "did you mean: maml"),
     (dict(meta_learning=dict(name="anil", adapt="hed$")), "takes no parameter"),
     (dict(adaptation=dict(lr=0.1)), "adapts by its own rule"),
