@@ -84,6 +84,8 @@ class Block(nnx.Module):
     if self._cut:
       before, between, after = jax.checkpoint(before), jax.checkpoint(between), jax.checkpoint(after)
     q, k, v = before(self, x_BLD, rotation)
+    if self._cut:
+      q, k, v = (a.transpose(0, 2, 1, 3) for a in (q, k, v))
     q = q if query_factor is None else q * jnp.asarray(query_factor, q.dtype)
     if cache is not None:
       k, v, cache = kv.write(cache, layer, k, v)
@@ -100,7 +102,8 @@ class Block(nnx.Module):
     return x_BLD, cache, said
 
   def _before(self, x: jax.Array, rotation: Rotation) -> tuple[jax.Array, ...]:
-    return self.attention.project(x if self.norms == "post" else self.attention_norm(x), rotation)
+    q, k, v = self.attention.project(x if self.norms == "post" else self.attention_norm(x), rotation)
+    return tuple(a.transpose(0, 2, 1, 3) for a in (q, k, v)) if self._cut else (q, k, v)
 
   def _between(self, x: jax.Array, attended: jax.Array, states: jax.Array | None, key: jax.Array | None) -> tuple:
     """-> (x after attention, queries of cross attention, its keys and values of `states`)."""
@@ -129,7 +132,7 @@ class Block(nnx.Module):
 
   @property
   def _cut(self) -> bool:
-    """Whether checkpoints end at attention; its result then crosses in the layout that the kernel keeps anyway."""
+    """Whether checkpoints end at attention; arrays then cross in the form that the kernel takes and keeps anyway."""
     return self.remat in ("split", "split_wide")
 
   def _rows(self, attended: jax.Array) -> jax.Array:

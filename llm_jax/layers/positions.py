@@ -12,7 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from llm_jax.core.derivatives import plain
 from llm_jax.core.errors import ConfigError, unknown_name
+from llm_jax.layers.doors import platform
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,6 +112,29 @@ def rotation(positions_BL: jax.Array, frequencies: jax.Array, factor: float = 1.
 
 def rotate(x_BLHK: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
   """Rotates the pairs (i, i + K/2), in float32."""
+  if platform() == "tpu" and not plain():
+    whole = lambda first, second: jnp.concatenate([first, second], axis=-1)
+    return _rotate_whole(x_BLHK, whole(cos, cos), whole(-sin, sin))
   first, second = jnp.split(x_BLHK.astype(jnp.float32), 2, axis=-1)
   turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
   return turned.astype(x_BLHK.dtype)
+
+
+@jax.custom_vjp
+def _rotate_whole(x_BLHK: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
+  """As `rotate`, on whole heads: cos and sin (B, L, 1, K), the first half of sin negative. The halves change places by
+  a product with a permutation, since a TPU cuts and joins arrays within its lanes one half at a time; backwards it is
+  the rotation by the negative angle."""
+  K = x_BLHK.shape[-1]
+  swap_KK = jnp.roll(jnp.eye(K, dtype=x_BLHK.dtype), K // 2, axis=1)
+  precision = None if x_BLHK.dtype == jnp.bfloat16 else "highest"  # nothing is rounded
+  swapped = jnp.einsum("blhk,kj->blhj", x_BLHK, swap_KK, precision=precision, preferred_element_type=jnp.float32)
+  return (x_BLHK.astype(jnp.float32) * cos + swapped * sin).astype(x_BLHK.dtype)
+
+
+def _rotate_back(angles: tuple[jax.Array, jax.Array], gradient: jax.Array) -> tuple[jax.Array, None, None]:
+  cos, sin = angles
+  return _rotate_whole(gradient, cos, -sin), None, None  # angles come from positions, which are whole numbers
+
+
+_rotate_whole.defvjp(lambda x, cos, sin: (_rotate_whole(x, cos, sin), (cos, sin)), _rotate_back)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from llm_jax.core.errors import ConfigError
+from llm_jax.layers import positions
 from llm_jax.layers.positions import Rope, inverse_frequencies, rotate, rotation
 
 WIDTH = 16
@@ -70,3 +71,17 @@ def test_an_unknown_scaling_or_a_missing_number_is_named():
     frequencies("longrope")
   with pytest.raises(ConfigError, match="factor"):
     frequencies("linear")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_whole_heads_turn_as_halves_do(dtype, monkeypatch):
+  """The form of a TPU, with its own derivative."""
+  x = jax.random.normal(jax.random.key(0), (2, 5, 3, 8)).astype(dtype)
+  angles = rotation(jnp.arange(10).reshape(2, 5), jnp.asarray([1.0, 0.3, 0.1, 0.01]))
+  def turned(x):
+    y, pull_back = jax.vjp(lambda x: rotate(x, *angles), x)
+    return y, *pull_back(jnp.flip(x))
+  wanted = turned(x)
+  monkeypatch.setattr(positions, "platform", lambda: "tpu")
+  for found, plain in zip(turned(x), wanted):
+    np.testing.assert_allclose(found.astype(jnp.float32), plain.astype(jnp.float32), rtol=1e-6, atol=1e-6)
