@@ -7,6 +7,7 @@ model and the sampling are one program, with the cache donated.
 """
 
 import collections
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -48,7 +49,9 @@ class Programs:
   """Jitted functions of one model; each compiles once for a batch size and a cache length. `traces` counts."""
 
   def __init__(self, model: Model, rules: sharding.ShardingRules | None, unrolled: bool):
-    self.model, self.rules, self.unrolled = model, rules, unrolled
+    self.model, self.unrolled = model, unrolled
+    # With one token to each row a weight is more than the rows: the compiler chooses which of them moves.
+    self.rules = None if rules is None else dataclasses.replace(rules, gather_weights="compiler")
     self.traces: collections.Counter[str] = collections.Counter()
     self.encodes = "encoder_decoder" in model.offers
     self.start = self.jit(self._start, static_argnums=(2, 3))

@@ -6,6 +6,7 @@ from flax import nnx
 
 from llm_jax.core.model import parameter
 from llm_jax.layers.linear import Init, linear, normal
+from llm_jax.parallel import gathered
 
 
 class Embedding(nnx.Module):
@@ -14,11 +15,15 @@ class Embedding(nnx.Module):
   def __init__(self, rngs: nnx.Rngs, count: int, width: int, *, axis: str = "vocab", dtype: jnp.dtype = jnp.float32,
                init: Init | None = None):
     self.dtype = jnp.dtype(dtype)
-    self.embedding = parameter(rngs, (count, width), (axis, "table_embed"), init or normal(0.02))
+    self.axes = (axis, "table_embed")
+    self.embedding = parameter(rngs, (count, width), self.axes, init or normal(0.02))
 
   def __call__(self, ids: jax.Array) -> jax.Array:
-    return jnp.take(self.embedding[...], ids, axis=0).astype(self.dtype)
+    look_up = lambda ids, table: jnp.take(table, ids, axis=0).astype(self.dtype)
+    def pull_back(ids: jax.Array, gradient: jax.Array) -> jax.Array:  # sums in float32: some ids come very often
+      return jnp.zeros(self.embedding.shape, jnp.float32).at[ids].add(gradient.astype(jnp.float32))
+    return gathered.on_rows(look_up, ids, self.embedding[...], self.axes, self.dtype, pull_back)
 
   def attend(self, x: jax.Array) -> jax.Array:
     """(..., D) -> (..., V): scores by the transposed table (Press and Wolf 2017)."""
-    return linear(x, self.embedding[...].T)
+    return linear(x, self.embedding[...].T, axes=self.axes[::-1])

@@ -52,7 +52,7 @@ class MaskedTokenHead(nnx.Module):
     """hidden (..., D) -> (..., V)."""
     x = self.norm(in_float32(activation(self.act), self.dense(hidden)))
     kernel = table_VE.T if self.decoder is None else self.decoder.kernel[...]
-    return linear(x, kernel, self.bias[...])
+    return linear(x, kernel, self.bias[...], ("table_embed", "vocab"))
 
 
 class Pooler(nnx.Module):

@@ -4,7 +4,7 @@ The kernel is float32 and is cast to the dtype of the input; the bias is added i
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -13,16 +13,25 @@ from flax import nnx
 from llm_jax.core.model import elementwise_normal, parameter
 from llm_jax.layers import linear_cpu
 from llm_jax.layers.doors import cpu_forms
+from llm_jax.parallel import gathered
 
 Init = jax.nn.initializers.Initializer
 normal = elementwise_normal
 
 
-def linear(x: jax.Array, kernel: jax.Array, bias: jax.Array | None = None) -> jax.Array:
-  """(..., I) times (I, O) plus (O,) in the dtype of `x`: the form that is fast on this platform (see linear_cpu.py)."""
-  if cpu_forms():
-    return linear_cpu.affine(x.reshape(-1, x.shape[-1]), kernel, bias).reshape(*x.shape[:-1], kernel.shape[-1])
-  y = x @ kernel.astype(x.dtype)
+def linear(x: jax.Array, kernel: jax.Array, bias: jax.Array | None = None, axes: Sequence[str | None] = (),
+           inputs: int = 1) -> jax.Array:
+  """(..., *in) times (*in, *out) plus (*out,) in the dtype of `x`: the form that is fast on this platform.
+
+  axes: the kernel's logical axes, where a mesh may split it. inputs: how many axes are contracted.
+  """
+  lead, out = x.shape[: x.ndim - inputs], kernel.shape[inputs:]
+  if cpu_forms():  # see linear_cpu.py
+    rows, columns = math.prod(kernel.shape[:inputs]), math.prod(out)
+    flat = None if bias is None else bias.reshape(columns)
+    return linear_cpu.affine(x.reshape(-1, rows), kernel.reshape(rows, columns), flat).reshape(*lead, *out)
+  multiply = lambda x, kernel: jnp.tensordot(x, kernel.astype(x.dtype), inputs)
+  y = gathered.on_rows(multiply, x, kernel, axes if lead else (), x.dtype)
   return y if bias is None else y + bias.astype(y.dtype)
 
 
@@ -33,12 +42,10 @@ class Linear(nnx.Module):
                init: Init | None = None):
     self.inputs, self.outputs = tuple(inputs.values()), tuple(outputs.values())
     init = init or normal(0.02)
-    self.kernel = parameter(rngs, self.inputs + self.outputs, tuple(inputs) + tuple(outputs), init)
+    self.axes = (*inputs, *outputs)
+    self.kernel = parameter(rngs, self.inputs + self.outputs, self.axes, init)
     self.bias = parameter(rngs, self.outputs, tuple(outputs), jax.nn.initializers.zeros) if bias else None
 
   def __call__(self, x: jax.Array) -> jax.Array:
-    lead = x.shape[: x.ndim - len(self.inputs)]
-    rows, columns = math.prod(self.inputs), math.prod(self.outputs)
-    bias = None if self.bias is None else self.bias[...].reshape(columns)
-    y = linear(x.reshape(*lead, rows), self.kernel[...].reshape(rows, columns), bias)
-    return jnp.reshape(y, (*lead, *self.outputs))
+    bias = None if self.bias is None else self.bias[...]
+    return linear(x, self.kernel[...], bias, self.axes, len(self.inputs))

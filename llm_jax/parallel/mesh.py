@@ -22,6 +22,7 @@ from llm_jax.core.errors import ConfigError, nearest_name
 AXES = ("replica", "data", "fsdp", "stage", "context", "expert", "tensor")
 
 ContextAttention = Literal["auto", "ring", "gather", "heads"]
+GatherWeights = Literal["auto", "program", "compiler"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +35,7 @@ class Options:
   context_attention: ContextAttention
   sequence_parallel: bool
   offload_optimizer: bool
+  gather_weights: GatherWeights
   overrides: tuple[tuple[str, tuple[str | None, ...]], ...]
 
 
@@ -102,7 +104,8 @@ def abstract(spec: Mapping[str, int], devices: int, key: str = "config.mesh") ->
 def build(*, data: int = -1, fsdp: int = 1, tensor: int = 1, stage: int = 1, context: int = 1, expert: int = 1,
           replica: int = 1, microbatches: int | None = None, rounds: int = 1,
           context_attention: ContextAttention = "auto", sequence_parallel: bool = True,
-          offload_optimizer: bool = False, overrides: tuple = ()) -> Options:
+          offload_optimizer: bool = False, gather_weights: GatherWeights = "auto",
+          overrides: tuple = ()) -> Options:
   """The sizes of the mesh's axes, and how the work is cut along them.
 
   Args:
@@ -121,6 +124,9 @@ def build(*, data: int = -1, fsdp: int = 1, tensor: int = 1, stage: int = 1, con
     sequence_parallel: between attention and feed-forward, devices of `tensor` each hold a part of the sequence
       (Korthikanti et al. 2022).
     offload_optimizer: keep the optimizer's state in the memory of the hosts between steps.
+    gather_weights: who gathers weights that are split over `fsdp` and scatters their gradients: 'program', at each
+      use, along the links of the machine (only beside `data` and `replica`), or 'compiler'; 'auto' is 'program' where
+      it can be.
     overrides: pairs (regular expression over parameter names, logical axes), for what should lie otherwise; the last
       that matches counts.
   """
@@ -129,7 +135,7 @@ def build(*, data: int = -1, fsdp: int = 1, tensor: int = 1, stage: int = 1, con
       raise ConfigError(f"config.mesh.{name}", f"got {value}", accepted="a whole number from 1")
   axes = dict(replica=replica, data=data, fsdp=fsdp, stage=stage, context=context, expert=expert, tensor=tensor)
   return Options(axes, microbatches, rounds, context_attention, sequence_parallel,
-                 offload_optimizer, tuple(_override(i, pair) for i, pair in enumerate(overrides)))
+                 offload_optimizer, gather_weights, tuple(_override(i, pair) for i, pair in enumerate(overrides)))
 
 
 def _override(index: int, pair: Any) -> tuple[str, tuple[str | None, ...]]:

@@ -34,6 +34,9 @@ TABLE: dict[str, MeshAxes] = {
 # Axes whose size is the user's data, not a design choice: they stay whole where the mesh does not divide them.
 FLEXIBLE = frozenset({"vocab", "kv_heads", "embed", "mlp", "length", "norm_length"})
 
+# Beside these mesh axes, and no other, the program itself gathers weights that are split over `fsdp`.
+GATHERED_BESIDE = ("replica", "data", "fsdp")
+
 HOST = "pinned_host"  # the kind of memory that a device can read from its host
 
 
@@ -42,7 +45,7 @@ class ShardingRules:
   """A mesh and the table that maps logical axes onto it; compared by value, as a key of JAX's tracing caches.
 
   overrides: pairs (regex over parameter names, logical axes); microbatches, rounds, context_attention,
-  offload_optimizer: as in parallel/mesh.py.
+  offload_optimizer, gather_weights: as in parallel/mesh.py.
   """
 
   mesh: Mesh
@@ -52,17 +55,24 @@ class ShardingRules:
   rounds: int = 1
   context_attention: device_mesh.ContextAttention = "auto"
   offload_optimizer: bool = False
+  gather_weights: device_mesh.GatherWeights = "auto"
 
   @property
   def _value(self) -> tuple:
     return (self.mesh, tuple(sorted(self.table.items())), self.overrides, self.microbatches, self.rounds,
-            self.context_attention, self.offload_optimizer)
+            self.context_attention, self.offload_optimizer, self.gather_weights)
 
   def __eq__(self, other: object) -> bool:
     return isinstance(other, ShardingRules) and self._value == other._value
 
   def __hash__(self) -> int:
     return hash(self._value)
+
+  @property
+  def program_gathers(self) -> bool:
+    """Whether the program gathers weights that are split over `fsdp` itself (parallel/gathered.py)."""
+    others = [a for a in self.mesh.shape if a not in GATHERED_BESIDE and self.mesh.shape[a] > 1]
+    return self.gather_weights != "compiler" and self.mesh.shape.get("fsdp", 1) > 1 and not others
 
   def over(self, axis: str) -> dict[str, int]:
     """{mesh axis: its size} of those that a logical axis is split over."""
@@ -179,8 +189,12 @@ def from_options(options: device_mesh.Options, devices: Sequence[Any] | None = N
   if options.offload_optimizer and HOST not in device_mesh.memories(found):
     raise ConfigError("config.mesh.offload_optimizer", f"{found.devices.flat[0].device_kind} devices cannot use "
                       "the memory of their host", accepted="False")
-  return ShardingRules(found, dict(table), options.overrides, options.microbatches, options.rounds,
-                       options.context_attention, options.offload_optimizer)
+  rules = ShardingRules(found, dict(table), options.overrides, options.microbatches, options.rounds,
+                        options.context_attention, options.offload_optimizer, options.gather_weights)
+  if options.gather_weights == "program" and not rules.program_gathers:
+    raise ConfigError("config.mesh.gather_weights", "'program' needs fsdp above 1, and only data and replica beside it",
+                      accepted="'auto' or 'compiler'")
+  return rules
 
 
 def heads_for_length(rules: ShardingRules) -> ShardingRules:

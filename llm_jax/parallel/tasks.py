@@ -26,7 +26,8 @@ def map_tasks(function: Callable[..., Any], in_axes: Any) -> Callable[..., Any]:
 
 def within_task(active: ShardingRules) -> ShardingRules:
   """The rules as seen from inside one task."""
-  return dataclasses.replace(active, table={**active.table, "batch": active.table["examples"]})
+  table = {**active.table, "batch": active.table["examples"]}
+  return dataclasses.replace(active, table=table, gather_weights="compiler")
 
 
 def _names(target: MeshAxes) -> str | tuple[str, ...] | None:
