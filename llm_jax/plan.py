@@ -72,8 +72,10 @@ def show_plan(config: Any, values: Any) -> int:
   return 0
 
 
-def planned(config: Any, target: Any, vocab_size: int | None = None, title: str = "") -> dict[str, Any]:
-  """The plan of a config's step on a topology (planning/topology.py), as JSON.
+def planned(config: Any, target: Any, vocab_size: int | None = None, title: str = "",
+            advise: bool = True) -> dict[str, Any]:
+  """The plan of a config's step on a topology (planning/topology.py), as JSON. advise: search for what would fit where
+  this does not.
 
   Raises:
     ConfigError: a config that cannot be run there.
@@ -85,9 +87,10 @@ def planned(config: Any, target: Any, vocab_size: int | None = None, title: str 
   run = experiment.build(config, devices=target.devices(), vocab_size=vocab_size)
   head = {"config": title, "topology": target.name, "chip": target.chip.kind if target.chip else "local device",
           "devices": target.count, "hosts": target.hosts, "mesh": dict(run.rules.mesh.shape),
-          "parameters": run.model.size, "tokens": run.train.batch_size * run.train.length}
+          "versions": compiled.versions(), "parameters": run.model.size,
+          "tokens": run.train.batch_size * run.train.length}
   found = head | compiled.plan(run.lowered(), target, run.rules.mesh, work_of(run))
-  if not found["memory"]["fits"] and target.chip is not None:
+  if advise and not found["memory"]["fits"] and target.chip is not None:
     from llm_jax import plan_search
 
     found["advice"] = plan_search.advice(config, vocab_size, target.chip, target.count)
@@ -105,6 +108,8 @@ def estimated(config: Any, target: Any, vocab_size: int | None = None) -> dict[s
 
   config, vocab_size = without_tokenizer(config, vocab_size)
   found = plan_search.estimated(config, vocab_size, target.chip, target.count)
+  if not found["fits"]:
+    found["advice"] = plan_search.advice(config, vocab_size, target.chip, target.count)
   return {"topology": target.name, "capacity": int(target.chip.memory), **found}
 
 
@@ -116,20 +121,37 @@ def search(config: Any, target: Any, vocab_size: int | None, compile: int, title
     raise ConfigError("--search", "there are no data sheets for local devices", accepted="a TPU or GPU topology")
   config, vocab_size = without_tokenizer(config, vocab_size)
   ranked = plan_search.candidates(config, vocab_size, target.chip, target.count)
-  print(f"{title} on {target.name}: {len(ranked)} ways to run, by estimate\n{plan_search.table(ranked)}")
+  print(f"{title} on {target.name}: {len(ranked)} ways to run, by estimate\n{plan_search.table(ranked)}", flush=True)
   best, plans = ranked[0], []
-  for candidate in ranked[: compile if target.kind == "tpu" else 0]:
-    found = planned(plan_search.changed(config, candidate.overrides), target, vocab_size, title)
+  for candidate in plan_search.apart(ranked)[: 3 * compile if target.kind == "tpu" else 0]:
+    if len(plans) >= compile and any(p["compiled"]["memory"]["fits"] for p in plans):
+      break  # more than asked for are compiled only until one fits
+    try:
+      found = planned(plan_search.changed(config, candidate.overrides), target, vocab_size, title, advise=False)
+    except ConfigError as e:
+      print(f"refused: {' '.join(candidate.lines)}: {e}")
+      continue
     plans.append({"overrides": dict(candidate.overrides), "estimate": dict(candidate.found), "compiled": found})
-    seconds = found.get("time", {}).get("step_seconds")
-    print(f"compiled {len(plans)}: peak {(found['memory']['peak'] or 0) / 2**30:.2f} GiB, "
-          f"{'it fits' if found['memory']['fits'] else 'it does not fit'}" + (f", {seconds:.3f} s" if seconds else ""))
-    if found["memory"]["fits"] and seconds and seconds <= min(p["compiled"]["time"]["step_seconds"] for p in plans
-                                                              if p["compiled"].get("time")):
+    seconds = _with_transfers(found)
+    verdict = "it fits" if found["memory"]["fits"] else "it does not fit"
+    print(f"compiled {len(plans)}: peak {(found['memory']['peak'] or 0) / 2**30:.2f} GiB, {verdict}" +
+          (f", {seconds:.3f} s with transfers" if seconds else "") + f": {' '.join(candidate.lines)}", flush=True)
+    if found["memory"]["fits"] and seconds and seconds <= min(_with_transfers(p["compiled"]) or seconds for p in plans
+                                                              if p["compiled"]["memory"]["fits"]):
       best = candidate
-  print("\n" + " ".join(best.lines))
-  return {"topology": target.name, "best": dict(best.overrides), "compiled": plans,
+  fits = best.found["fits"] if not plans else any(p["compiled"]["memory"]["fits"] for p in plans)
+  print("\n" + ("" if fits else "nothing that was tried fits; the nearest:\n") + " ".join(best.lines))
+  return {"config": title, "topology": target.name, "fits": fits, "best": dict(best.overrides), "compiled": plans,
           "ranked": [{"overrides": dict(c.overrides), **c.found} for c in ranked[:50]]}
+
+
+def _with_transfers(found: dict[str, Any]) -> float | None:
+  """Seconds of a compiled step with the share of its transfers that the estimate takes not to hide: the compiler's
+  cycles leave them out, and two layouts that move different amounts could not be compared."""
+  from llm_jax.planning import estimate
+
+  time = found.get("time")
+  return time["step_seconds"] + estimate.UNHIDDEN * time["transfer_seconds_if_nothing_hides"] if time else None
 
 
 def work_of(run: Any) -> Any:
@@ -157,7 +179,7 @@ def without_tokenizer(config: Any, vocab_size: int | None) -> tuple[dict[str, An
   vocab_size = (tokenizer or {}).get("vocab_size") if vocab_size is None else vocab_size
   if tokenizer is None or vocab_size is None:
     return config, vocab_size
-  text = {**text, "tokenizer": {"name": "bytes"}}
+  text = {**text, "tokenizer": {"name": "bytes", **{k: tokenizer[k] for k in ("sentinels",) if k in tokenizer}}}
   return {**config, "data": {**data, "text": text} if "text" in data else text}, vocab_size
 
 

@@ -5,8 +5,8 @@ first; the plan door then compiles the best few and shows both. `estimated` is t
 """
 
 import dataclasses
+import functools
 import itertools
-import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -14,24 +14,51 @@ import jax
 import jax.numpy as jnp
 
 from llm_jax import experiment
+from llm_jax.core import devices
+from llm_jax.core.config import resolve
 from llm_jax.core.derivatives import plain_layers
 from llm_jax.core.errors import ConfigError
 from llm_jax.parallel import mesh as device_mesh
-from llm_jax.parallel.rules import ShardingRules
-from llm_jax.planning import compiled, estimate
+from llm_jax.parallel import pipeline
+from llm_jax.parallel.rules import ShardingRules, use
+from llm_jax.planning import compiled, estimate, meshes, transfers
 from llm_jax.planning.hardware import Chip
 from llm_jax.training import flops
 from llm_jax.training import state as train_state
 
-POLICIES = ("none", "split_wide", "split", "full")  # from most memory to least
+KEEPS_ATTENTION = ("none", "split_wide", "split")  # the others run its kernel again in the backward pass
+POLICIES = ("none", "dots", "split_wide", "split", "full")  # from most memory to least
 MICRO_BATCHES = (1, 2, 4, 8, 16)
+PIPELINED = (1, 2, 4)  # micro-batches of a pipeline, for each of its stages
 Config = dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
-class Candidate:
-  """overrides: {config path: value} of one way to run; found: its estimate."""
+class Way:
+  """One way to run a config: sizes of all mesh axes, remat policy (None: the network has none to choose),
+  micro-batches of accumulation and of the pipeline, and whether the optimizer's state is split over the copies."""
 
+  mesh: Mapping[str, int]
+  remat: str | None
+  accumulate: int = 1
+  split_state: bool = False
+  microbatches: int | None = None
+
+  def overrides(self, config: Config) -> dict[str, Any]:
+    """{config path: value}; of the axes those that are cut, the usual three, and what the config itself sets."""
+    shown = {"data", "fsdp", "tensor", *(config.get("mesh") or {})}
+    found: dict[str, Any] = {f"mesh.{a}": n for a, n in self.mesh.items() if n > 1 or a in shown}
+    if self.microbatches is not None:
+      found["mesh.microbatches"] = self.microbatches
+    remat = {} if self.remat is None else {"model.remat": self.remat}
+    return {**found, **remat, "train.accumulate": self.accumulate, "train.split_state": self.split_state}
+
+
+@dataclasses.dataclass(frozen=True)
+class Candidate:
+  """way: to run the config; overrides: the same as {config path: value}; found: its estimate."""
+
+  way: Way
   overrides: Mapping[str, Any]
   found: Mapping[str, Any]
 
@@ -42,7 +69,7 @@ class Candidate:
 
 
 class Estimator:
-  """Estimates of one config on `count` chips, for any mesh, remat policy and number of micro-batches.
+  """Estimates of one config on `count` chips, for any way to run it.
 
   Raises:
     ConfigError: a config whose step cannot be estimated: a meta-learner's inner loop is not modelled.
@@ -53,73 +80,129 @@ class Estimator:
       raise ConfigError("config.meta_learning", "the estimate does not know inner loops",
                         accepted="a TPU topology, which is compiled for, or 'none'")
     self.config, self.vocab_size, self.chip, self.count = config, vocab_size, chip, count
-    self._runs: dict[str, Any] = {}
-    self._traced: dict[str, estimate.Traced] = {}
-    self._layouts: dict[tuple, tuple[dict[str, int], int]] = {}
+    knobs = resolve(config, experiment.SCHEMA)["model"]
+    self.policies: tuple[str | None, ...] = POLICIES if "remat" in knobs else (None,)
+    self.run = functools.cache(self._run)
+    self._trace = functools.cache(self._traced)
+    self._layouts: dict[tuple, tuple[dict[str, int], int, dict]] = {}
 
-  def run(self, remat: str) -> Any:
+  def _run(self, remat: str | None) -> Any:
     """The config's run on one device here, with this policy."""
-    if remat not in self._runs:
-      config = changed(self.config, {"model.remat": remat, "train.accumulate": 1, "train.split_state": False})
-      self._runs[remat] = experiment.build({**config, "mesh": {}}, devices=jax.devices()[:1],
-                                           vocab_size=self.vocab_size)
-    return self._runs[remat]
+    config = changed(self.config, {"train.accumulate": 1, "train.split_state": False})
+    config = config if remat is None else changed(config, {"model.remat": remat})
+    return experiment.build({**config, "mesh": {}}, devices=jax.devices()[:1], vocab_size=self.vocab_size)
 
-  def __call__(self, mesh: Mapping[str, int], remat: str, accumulate: int, split_state: bool) -> dict[str, Any]:
+  @property
+  def any_run(self) -> Any:
+    """A run of the config, for all that does not depend on the policy."""
+    return self.run(self.policies[-1])
+
+  def __call__(self, way: Way) -> dict[str, Any]:
     """The estimate, as JSON (planning/estimate.py)."""
-    run = self.run(remat)
-    state, gradients = self._layout(run, mesh, split_state)
-    layout = estimate.Layout(mesh, accumulate, split_state, state, gradients)
+    run = self.run(way.remat)
+    turns = transfers.Turns(way.accumulate, way.microbatches or way.mesh.get("stage", 1))
+    work = self._work(run)
+    again = way.remat is not None and way.remat not in KEEPS_ATTENTION
+    work = dataclasses.replace(work, attention=work.attention * (4 / 3 if again else 1))
+    layout = estimate.Layout(way.mesh, turns, way.split_state, *self._layout(way.mesh, way.split_state))
+    return estimate.estimate(self._trace(way.remat), layout, self.chip, work)
+
+  def _work(self, run: Any) -> estimate.Work:
     tokens, length = run.train.batch_size * run.train.length, run.train.length
     dense, whole = flops.per_token(run.model, 0), flops.per_token(run.model, length)
-    config = run.model.config
-    return estimate.estimate(self._trace(run, remat), layout, self.chip, tokens=tokens,
-                             attention=(whole - dense) * tokens, flops=whole * tokens, layers=config.depth,
-                             width=config.width, parameters=run.model.size)
+    net = transfers.network(run.model, run.model.shapes, run.model.logical_axes)
+    return estimate.Work(tokens, (whole - dense) * tokens, whole * tokens, net)
 
-  def _layout(self, run: Any, mesh: Mapping[str, int], split_state: bool) -> tuple[dict[str, int], int]:
+  def _layout(self, mesh: Mapping[str, int], split_state: bool) -> tuple[dict[str, int], int, dict]:
+    """(bytes of state on one device by kind, of gradients, elements of parameters by the axes that cut them)."""
     key = (*mesh.items(), split_state)
     if key not in self._layouts:
+      run = self.any_run
       rules = ShardingRules(device_mesh.abstract(mesh, self.count))  # type: ignore[arg-type]
       places = train_state.shardings(run.abstract_state, rules, run.model.logical_axes, run.optimizer, split_state)
       state = train_state.with_shardings(run.abstract_state, places)
       kinds = {"parameters": (state.params, state.frozen), "optimizer": state.opt_state, "average": state.ema}
+      weights: dict[frozenset, int] = {}
+      for leaf in state.params.values():
+        axes = meshes.axes_of(leaf.sharding.spec)
+        weights[axes] = weights.get(axes, 0) + leaf.size
       self._layouts[key] = ({kind: compiled.state_bytes(tree) for kind, tree in kinds.items()},
-                            compiled.state_bytes(state.params))
+                            compiled.state_bytes(state.params), weights)
     return self._layouts[key]
 
-  def _trace(self, run: Any, remat: str) -> estimate.Traced:
-    if remat not in self._traced:
-      plan = dataclasses.replace(run.curriculum.plan(0, run.curriculum.init()), batch=1, length=estimate.PROBE,
-                                 window=None)
-      batch = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), run.fields(run.corpus.train.take(0, plan)))
-      shapes = lambda tree: {n: jax.ShapeDtypeStruct(a.shape, a.dtype) for n, a in tree.items()}
-      params, frozen = shapes(run.abstract_state.params), shapes(run.abstract_state.frozen)
-      def loss(params: Any, batch: Any) -> Any:
-        zeros = {n: jnp.zeros(a.shape, a.dtype) for n, a in frozen.items()}
-        losses = run.objective(run.model.apply, {**zeros, **params}, batch, None, {})
-        return (losses.values * losses.weights).sum() + losses.auxiliary
-      with plain_layers():
-        vocab = self.vocab_size or run.corpus.vocab_size
-        self._traced[remat] = estimate.trace(loss, params, batch, vocab, run.model.config.width)
-    return self._traced[remat]
+  def _traced(self, remat: str | None) -> estimate.Traced:
+    run = self.run(remat)
+    plan = run.curriculum.plan(0, run.curriculum.init())
+    abstract = lambda tree: jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), tree)
+    batch_of = lambda length: abstract(run.fields(run.corpus.train.take(0, dataclasses.replace(
+        plan, batch=estimate.ROWS, length=length, window=None))))
+    params, frozen = abstract(run.abstract_state.params), run.abstract_state.frozen
+    def loss(params: Any, batch: Any) -> Any:
+      zeros = {n: jnp.zeros(a.shape, a.dtype) for n, a in frozen.items()}
+      losses = run.objective(run.model.apply, {**zeros, **params}, batch, None, {})
+      return (losses.values * losses.weights).sum() + losses.auxiliary
+    with plain_layers():
+      width = transfers.network(run.model, run.model.shapes, run.model.logical_axes).width
+      return estimate.trace(loss, params, batch_of, self.vocab_size or run.corpus.vocab_size, width)
+
+  def allows(self, **axes: int) -> bool:
+    """Whether the network can be cut along these axes: its step is traced on such a mesh."""
+    run, plan = self.any_run, self.any_run.curriculum.plan(0, self.any_run.curriculum.init())
+    mesh = device_mesh.abstract({"data": 1, **axes}, functools.reduce(lambda a, b: a * b, axes.values()))
+    rules = ShardingRules(mesh)  # type: ignore[arg-type]
+    state, batch = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype),
+                                (run.abstract_state, run.abstract_batch(plan)))
+    try:
+      with use(rules), devices.made_for(mesh.size), pipeline.watched() as found:
+        jax.eval_shape(run.train_step, state, batch, {n: jnp.float32(v) for n, v in plan.knobs.items()})
+    except ConfigError:
+      return False
+    return bool(found) or "stage" not in axes
 
 
 def candidates(config: Config, vocab_size: int | None, chip: Chip, count: int) -> list[Candidate]:
   """Every way to run, best first: what fits by time, then what does not by memory."""
   estimator = Estimator(config, vocab_size, chip, count)
   found = []
-  for mesh, remat, accumulate in itertools.product(_meshes(estimator.run("split").model, count), POLICIES,
-                                                   MICRO_BATCHES):
-    rows = estimator.run("split").train.batch_size
-    if rows % (mesh["data"] * mesh["fsdp"] * accumulate):
-      continue
-    for split_state in (False, True) if mesh["data"] > 1 else (False,):
-      overrides = {**{f"mesh.{axis}": size for axis, size in mesh.items()}, "model.remat": remat,
-                   "train.accumulate": accumulate, "train.split_state": split_state}
-      found.append(Candidate(overrides, estimator(mesh, remat, accumulate, split_state)))
+  for mesh in _meshes(estimator):
+    least = estimator.policies[-1]
+    if not estimator(Way(mesh, least, MICRO_BATCHES[-1], mesh["data"] > 1))["fits"]:
+      ways: Any = [Way(mesh, least, 1, mesh["data"] > 1)]  # nothing would: one line says so
+    else:
+      ways = _ways(estimator, mesh)
+    found += [Candidate(way, way.overrides(config), estimator(way)) for way in ways]
   return sorted(found, key=lambda c: (not c.found["fits"], c.found["seconds"] if c.found["fits"] else
                                       c.found["memory"]["peak"]))
+
+
+def apart(ranked: list[Candidate]) -> list[Candidate]:
+  """The best of those that differ in the number of micro-batches alone: what is worth compiling."""
+  best: dict[tuple, Candidate] = {}
+  for c in ranked:
+    best.setdefault((*c.way.mesh.items(), c.way.remat, c.way.split_state), c)
+  return list(best.values())
+
+
+def _meshes(estimator: Estimator) -> Iterator[dict[str, int]]:
+  """The meshes that the config's network and rows allow (planning/meshes.py)."""
+  train, factor = estimator.any_run.train, next(n for n in range(2, estimator.count + 2) if estimator.count % n == 0 or
+                                                n > estimator.count)
+  allowed = {axis: estimator.count > 1 and estimator.allows(**{axis: factor}) for axis in ("stage", "context")}
+  model = estimator.any_run.model
+  allowed["context"] &= flops.attention_width(model) > 0  # without attention nothing is gained by cutting sequences
+  return meshes.candidates(model, estimator.chip, estimator.count, train.batch_size, train.length,
+                           allowed)
+
+
+def _ways(estimator: Estimator, mesh: Mapping[str, int]) -> Iterator[Way]:
+  """The ways to run on one mesh."""
+  rows, stage = estimator.any_run.train.batch_size, mesh["stage"]
+  parts = rows // mesh["replica"] // mesh["data"] // mesh["fsdp"] // mesh["expert"]
+  pipelined = (None,) if stage == 1 else tuple(stage * n for n in PIPELINED)
+  for remat, micro, split, piped in itertools.product(
+      estimator.policies, MICRO_BATCHES, (False, True) if mesh["data"] > 1 else (False,), pipelined):
+    if parts % (micro * (piped or 1)) == 0:
+      yield Way(mesh, remat, micro, split, piped)
 
 
 def advice(config: Config, vocab_size: int | None, chip: Chip, count: int, most: int = 3) -> list[str]:
@@ -129,14 +212,6 @@ def advice(config: Config, vocab_size: int | None, chip: Chip, count: int, most:
   except ConfigError:
     return []
   return [" ".join(c.lines) for c in ranked[:most] if c.found["fits"]]
-
-
-def _meshes(model: Any, count: int) -> Iterator[dict[str, int]]:
-  """data x fsdp x tensor = count, tensor at most the heads that can be split."""
-  heads = getattr(model.config, "kv_heads", None) or model.config.heads
-  for tensor in (t for t in (1, 2, 4, 8) if count % t == 0 and heads % t == 0):
-    for fsdp in (f for f in range(1, count // tensor + 1) if count // tensor % f == 0):
-      yield {"data": count // tensor // fsdp, "fsdp": fsdp, "tensor": tensor}
 
 
 def changed(config: Config, overrides: Mapping[str, Any]) -> Config:
@@ -150,28 +225,32 @@ def changed(config: Config, overrides: Mapping[str, Any]) -> Config:
 
 def estimated(config: Config, vocab_size: int | None, chip: Chip, count: int) -> dict[str, Any]:
   """The estimate of the config as it stands."""
-  from llm_jax.core.config import resolve
-
   resolved = resolve(config, experiment.SCHEMA)
   axes = {a: n for a, n in resolved["mesh"].items() if a in device_mesh.AXES}
   mesh = device_mesh.sizes(axes, count)
-  train = resolved["train"]
-  rows = math.prod(n for a, n in mesh.items() if a in ("data", "fsdp")) * train["accumulate"]
+  train, piped = resolved["train"], resolved["mesh"]["microbatches"] or mesh["stage"]
+  rows = mesh["replica"] * mesh["data"] * mesh["fsdp"] * mesh["expert"] * train["accumulate"] * piped
   if train["batch_size"] % rows:
     raise ConfigError("config.train.batch_size", f"{train['batch_size']} examples do not divide into {rows} parts",
                       accepted=f"a multiple of {rows}")
-  return Estimator(config, vocab_size, chip, count)(mesh, resolved["model"]["remat"], train["accumulate"],
-                                                    train["split_state"])
+  way = Way(mesh, resolved["model"].get("remat"), train["accumulate"], train["split_state"],
+            None if mesh["stage"] == 1 else piped)
+  return Estimator(config, vocab_size, chip, count)(way)
 
 
 def table(ranked: list[Candidate], most: int = 10) -> str:
   """The best, one line each."""
-  lines = [f"{'':>3} {'data x fsdp x tensor':<21}{'remat':<12}{'micro':>6}{'split state':>12}{'peak GiB':>10}"
-           f"{'step s':>9}{'MFU':>7}"]
-  for number, c in enumerate(ranked[:most], 1):
-    o, f = c.overrides, c.found
-    mesh = f"{o['mesh.data']} x {o['mesh.fsdp']} x {o['mesh.tensor']}"
-    lines.append(f"{number:>3} {mesh:<21}{o['model.remat']:<12}{o['train.accumulate']:>6}"
-                 f"{'yes' if o['train.split_state'] else 'no':>12}{f['memory']['peak'] / 2**30:>10.2f}"
-                 f"{f['seconds']:>9.3f}{f['mfu']:>7.1%}" + ("" if f["fits"] else "  does not fit"))
-  return "\n".join(lines)
+  rows = [_row(c) for c in ranked[:most]]
+  wide = max([len("mesh"), *(len(mesh) for mesh, _ in rows)])
+  head = f"{'remat':<12}{'micro':>6}{'split state':>12}{'peak GiB':>10}{'step s':>9}{'MFU':>7}"
+  return "\n".join([f"{'':>3} {'mesh':<{wide}} {head}",
+                    *(f"{n:>3} {mesh:<{wide}} {rest}" for n, (mesh, rest) in enumerate(rows, 1))])
+
+
+def _row(c: Candidate) -> tuple[str, str]:
+  way, f = c.way, c.found
+  mesh = " x ".join(f"{a}={n}" for a, n in way.mesh.items() if n > 1) or "one device"
+  mesh += f" in {way.microbatches}" if way.microbatches else ""
+  return mesh, (f"{way.remat or '-':<12}{way.accumulate:>6}{'yes' if way.split_state else 'no':>12}"
+                f"{f['memory']['peak'] / 2**30:>10.2f}{f['seconds']:>9.3f}{f['mfu']:>7.1%}" +
+                ("" if f["fits"] else "  does not fit"))

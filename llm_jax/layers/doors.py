@@ -1,6 +1,7 @@
 """What the doors of this room (`linear`, `attend`) ask before they choose a form: platform, mesh, derivatives."""
 
 import jax
+from jax.sharding import Mesh
 
 from llm_jax.core.derivatives import plain
 from llm_jax.parallel import rules
@@ -9,7 +10,8 @@ from llm_jax.parallel import rules
 def platform() -> str:
   """'cpu', 'gpu' or 'tpu': of the active mesh, which may be compiled for from another machine, else of this process."""
   active = rules.active()
-  name = jax.default_backend() if active is None else active.mesh.devices.flat[0].platform
+  here = active is None or not isinstance(active.mesh, Mesh)  # an abstract mesh has no devices
+  name = jax.default_backend() if here else active.mesh.devices.flat[0].platform  # type: ignore[union-attr]
   return "gpu" if name in ("cuda", "rocm") else name
 
 

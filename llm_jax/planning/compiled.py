@@ -1,6 +1,8 @@
 """The real train step compiled for a topology, and what the compiled program says about memory, time and transfers."""
 
+import contextlib
 import dataclasses
+import importlib.metadata
 import math
 import re
 import time
@@ -50,6 +52,15 @@ def plan(lowered: Any, topology: Topology, mesh: Any, work: Work) -> dict[str, A
           "compile_seconds": round(seconds, 1)}
 
 
+def versions() -> dict[str, str]:
+  """Of the libraries that a plan depends on: its figures hold for these."""
+  found = {}
+  for name in ("jax", "jaxlib", "libtpu"):
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+      found[name] = importlib.metadata.version(name)
+  return found
+
+
 def state_bytes(tree: Any) -> int:
   """Bytes that one device holds of arrays with these shapes and shardings."""
   total = 0
@@ -60,10 +71,11 @@ def state_bytes(tree: Any) -> int:
 
 
 def peak_bytes(found: Any) -> int:
-  """The most that is alive at once by XLA's own count; where it gives none, arguments, results that are not arguments
-  again, and temporaries."""
+  """What the program takes by XLA's own count: arguments, results that are not arguments again, and temporaries as they
+  were laid out, gaps included. What is alive at once (`peak_memory_in_bytes`) is less, and on a CPU leaves temporaries
+  out."""
   parts = found.argument_size_in_bytes + found.output_size_in_bytes - found.alias_size_in_bytes
-  return found.peak_memory_in_bytes or parts + found.temp_size_in_bytes
+  return max(found.peak_memory_in_bytes, parts + found.temp_size_in_bytes)
 
 
 def _memory(found: Any, parsed: programs.Program, topology: Topology, work: Work) -> dict[str, Any]:
@@ -72,6 +84,7 @@ def _memory(found: Any, parsed: programs.Program, topology: Topology, work: Work
   capacity = None if topology.chip is None else int(topology.chip.memory)
   return {"by_kind": dict(work.state), "arguments": found.argument_size_in_bytes,
           "temporaries": found.temp_size_in_bytes, "peak": peak, "capacity": capacity,
+          "alive": found.peak_memory_in_bytes,
           "fits": capacity is None or peak <= capacity, "listed": alive,
           "host": getattr(found, "host_temp_size_in_bytes", 0),
           "largest": [dataclasses.asdict(b) for b in largest]}

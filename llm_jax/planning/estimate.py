@@ -8,17 +8,18 @@ collective. Good for ruling out and ranking; a compiled plan decides.
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 
+from llm_jax.planning import transfers
 from llm_jax.planning.hardware import Chip
 
 ARITHMETIC_SHARE = 0.75  # of the peak that large matrix products reach
 UNHIDDEN = 0.3  # share of the shorter of arithmetic and transfers that does not overlap with the longer
-LATENCY = 20e-6  # seconds of a collective beside its bytes
-PROBE = 136  # length of the traced row: no usual width, so that axes of the length can be told from others
+PROBE = 136  # length of the traced rows; the second time twice as long
+ROWS = 2  # of the traced batch: some objectives pair each row with another
 HELD_LOGITS = 2**31
 
 
@@ -36,43 +37,75 @@ class Traced:
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-  """One way to run: mesh axes by name, micro-batches, and the bytes of state on one device that it gives."""
+  """One way to run: mesh axes by name, micro-batches of accumulation and of the pipeline, and what that makes of the
+  state: bytes on one device by kind, of gradients, and {mesh axes that cut a parameter: elements of all such}."""
 
   mesh: Mapping[str, int]
-  accumulate: int
+  turns: transfers.Turns
   split_state: bool
   state: Mapping[str, int]
   gradients: int
+  weights: Mapping[frozenset, int]
+
+  @property
+  def filled(self) -> float:
+    """The share of its turns in which a stage of a pipeline works."""
+    return self.turns.pipeline / (self.turns.pipeline + self.mesh.get("stage", 1) - 1)
 
 
-def trace(loss: Any, params: Any, batch: Any, vocab: int, width: int) -> Traced:
-  """Traces loss(params, batch) -> scalar on abstract arrays; rows of `batch` have PROBE tokens, one row."""
-  _, pull = jax.eval_shape(lambda p, b: jax.vjp(lambda q: loss(q, b), p), params, batch)
-  known = {(s.shape, s.dtype) for s in jax.tree.leaves(params)}
-  kept = whole = 0.0
-  for leaf in jax.tree.leaves(pull):
-    if (leaf.shape, leaf.dtype) in known or leaf.shape.count(PROBE) > 1 or (leaf.shape and leaf.shape[-1] == vocab):
-      continue  # a parameter itself; the scores of attention; the logits, which are counted apart
-    if PROBE in leaf.shape:
-      kept += leaf.size * leaf.dtype.itemsize
-      whole += leaf.size * leaf.dtype.itemsize if leaf.shape[-1] == width else 0
-  products = _products(jax.make_jaxpr(jax.grad(loss))(params, batch).jaxpr)
-  return Traced(kept / PROBE, whole / PROBE, 2.0 * vocab, products / PROBE)
+@dataclasses.dataclass(frozen=True)
+class Work:
+  """What a step is asked to do: tokens of the global batch; FLOPs of attention's scores and sums, and of the whole
+  model, forward and backward; the network's sizes."""
+
+  tokens: int
+  attention: float
+  flops: float
+  net: transfers.Network
+
+
+def trace(loss: Any, params: Any, batch_of: Callable[[int], Any], vocab: int, width: int) -> Traced:
+  """Traces loss(params, batch) -> scalar on abstract arrays, for ROWS of PROBE tokens and of twice as many.
+
+  What doubles with the row is counted; what grows with its square are attention's scores, which a kernel does not
+  hold; what stays are the parameters. Whether rows are cut in two (source and target) does not matter then.
+  """
+  pulls, products = [], []
+  for length in (PROBE, 2 * PROBE):
+    batch = batch_of(length)
+    _, pull = jax.eval_shape(lambda p, b: jax.vjp(lambda q: loss(q, b), p), params, batch)
+    pulls.append(jax.tree.leaves(pull))
+    products.append(_products(jax.make_jaxpr(jax.grad(loss))(params, batch).jaxpr))
+  kept, whole, tokens = 0.0, 0.0, ROWS * PROBE
+  for short, long in zip(*pulls, strict=True):
+    if 1.5 < long.size / max(short.size, 1) < 3 and short.shape[-1] != vocab:  # the logits are counted apart
+      kept += short.size * short.dtype.itemsize
+      whole += short.size * short.dtype.itemsize if short.shape[-1] == width else 0
+  return Traced(kept / tokens, whole / tokens, 2.0 * vocab, (4 * products[0] - products[1]) / (2 * tokens))
 
 
 def _products(jaxpr: Any) -> float:
-  """FLOPs of the matrix products of a program, each loop's body as often as it runs; attention's scores not."""
+  """FLOPs of the matrix products of a program, each loop's body as often as it runs."""
   total = 0.0
   for eqn in jaxpr.eqns:
     if eqn.primitive.name == "dot_general":
-      shapes = [v.aval.shape for v in (*eqn.invars, *eqn.outvars)]
-      if not any(s.count(PROBE) > 1 for s in shapes):
-        (contracted, _), _ = eqn.params["dimension_numbers"]
-        total += 2.0 * math.prod(shapes[-1]) * math.prod(shapes[0][d] for d in contracted)
+      (contracted, _), _ = eqn.params["dimension_numbers"]
+      total += 2.0 * math.prod(eqn.outvars[0].aval.shape) * math.prod(eqn.invars[0].aval.shape[d] for d in contracted)
+    elif eqn.primitive.name == "ragged_dot_general":
+      total += _ragged(eqn)
     times = eqn.params.get("length", 1) if eqn.primitive.name == "scan" else 1
     for inner in _inner(eqn.params):
       total += times * _products(inner)
   return total
+
+
+def _ragged(eqn: Any) -> float:
+  """FLOPs of a product of which each row meets the matrix of its group alone, or of the sum over each group's rows."""
+  numbers = eqn.params["ragged_dot_dimension_numbers"]
+  (contracted, _), _ = numbers.dot_dimension_numbers
+  out, rows = eqn.outvars[0].aval.shape, eqn.invars[0].aval.shape
+  groups = out[0] if set(numbers.lhs_ragged_dimensions) & set(contracted) else 1
+  return 2.0 * math.prod(out) / groups * math.prod(rows[d] for d in contracted)
 
 
 def _inner(params: Mapping[str, Any]) -> list[Any]:
@@ -86,58 +119,36 @@ def _inner(params: Mapping[str, Any]) -> list[Any]:
   return found
 
 
-def estimate(traced: Traced, layout: Layout, chip: Chip, *, tokens: int, attention: float, flops: float, layers: int,
-             width: int, parameters: int) -> dict[str, Any]:
-  """Memory and time of one step.
-
-  Args:
-    tokens: of the global batch.
-    attention: FLOPs of attention's scores and sums in a step, forward and backward.
-    flops: of the model in a step, forward and backward.
-    layers, width, parameters: of the model.
-
-  Returns:
-    {'memory': {kind: bytes, 'peak': ...}, 'seconds': ..., 'mfu': ..., 'parts': {what: seconds}}
-  """
-  mesh = layout.mesh
-  count, tensor = math.prod(mesh.values()), mesh.get("tensor", 1)
-  rows = count // tensor
-  local = tokens / rows / layout.accumulate
-  kept = local * (traced.width + (traced.kept - traced.width) / tensor)
+def estimate(traced: Traced, layout: Layout, chip: Chip, work: Work) -> dict[str, Any]:
+  """Memory and time of one step -> {'memory': {kind: bytes, 'peak': ...}, 'fits', 'seconds', 'mfu', 'parts': {what:
+  seconds}}."""
+  mesh, micro = layout.mesh, layout.turns.micro
+  get = lambda axis: mesh.get(axis, 1)
+  count, tensor, stage = math.prod(mesh.values()), get("tensor"), get("stage")
+  local = work.tokens / math.prod(get(a) for a in transfers.BATCH) / get("context") / micro
+  kept = local * (traced.width + (traced.kept - traced.width) / tensor) / stage / layout.filled
   logits = min(local * traced.logits / tensor, HELD_LOGITS) * 2
-  gathered = 4 * parameters * 2 / max(layers, 1) / tensor if mesh.get("fsdp", 1) > 1 else 0
-  updates = layout.gradients if layout.split_state else 0  # gathered beside the parameters that they move
   memory = {**layout.state, "gradients": layout.gradients, "activations": int(kept), "logits": int(logits),
-            "gathered": int(gathered) + updates}
+            "gathered": int(_gathered(layout, work.net)) + (layout.gradients if layout.split_state else 0)}
+  if get("expert") > 1:  # rows that come in, what the experts make of them, and its gradient
+    memory["exchange"] = int(3 * 2 * local * work.net.chosen * work.net.width * get("expert"))
   peak = sum(memory.values())
-  arithmetic = (traced.products * tokens + attention) / count / (ARITHMETIC_SHARE * chip.peak)
-  moved = _transfers(mesh, layout, parameters, tokens, width, layers)
-  speed = chip.link if count <= chip.near else chip.network
-  transfers = sum(b for b, _ in moved) / speed + LATENCY * sum(n for _, n in moved)
-  traffic = (3 * kept * layout.accumulate + 3 * sum(layout.state.values())) / chip.bandwidth
-  if gathered:  # whole weights and gradients are written and read on their way
-    traffic += 16 * parameters / tensor * layout.accumulate / chip.bandwidth
-  seconds = max(arithmetic, transfers) + UNHIDDEN * min(arithmetic, transfers) + traffic
+  arithmetic = (traced.products * work.tokens + work.attention) / count / layout.filled / (ARITHMETIC_SHARE * chip.peak)
+  moving = transfers.seconds(mesh, layout.weights, work.net, work.tokens, layout.turns, chip)
+  traffic = 3 * kept * micro + 3 * sum(layout.state.values()) + 3 * layout.gradients * (micro - 1)
+  if get("fsdp") > 1:  # whole weights and gradients are written and read on their way
+    traffic += 2 * work.net.layers / stage * _gathered(layout, work.net) * micro
+  if get("context") > 1:  # blocks of scores are written and read, a few times each way
+    traffic += 6 * 4 * work.attention / count / (12 * work.net.head)
+  seconds = (max(arithmetic, moving) + UNHIDDEN * min(arithmetic, moving) + traffic / chip.bandwidth)
   return {"memory": {**memory, "peak": int(peak)}, "fits": peak < 0.95 * chip.memory, "seconds": seconds,
-          "mfu": flops / (seconds * count * chip.peak),
-          "parts": {"arithmetic": arithmetic, "transfers": transfers, "memory traffic": traffic}}
+          "mfu": work.flops / (seconds * count * chip.peak),
+          "parts": {"arithmetic": arithmetic, "transfers": moving, "memory traffic": traffic / chip.bandwidth}}
 
 
-def _transfers(mesh: Mapping[str, int], layout: Layout, parameters: int, tokens: int, width: int,
-               layers: int) -> list[tuple[float, int]]:
-  """(bytes through one device's links, collectives) of each kind of transfer."""
-  data, fsdp, tensor = (mesh.get(a, 1) for a in ("data", "fsdp", "tensor"))
-  copies = data * mesh.get("replica", 1)
-  part = lambda n: (n - 1) / n
-  held = parameters / tensor
-  weights = 8  # arrays of a layer that are gathered or summed one by one
-  found = []
-  if fsdp > 1:  # 16-bit weights forward and backward, float32 gradients
-    found.append(((2 * 2 + 4) * held * part(fsdp) * layout.accumulate, 3 * weights * layers * layout.accumulate))
-  if copies > 1:
-    found.append((2 * 4 * held / fsdp * part(copies), 2 * layers + 3))  # the compiler combines what is small
-  if tensor > 1:
-    local = tokens / (copies * fsdp)
-    found.append((4 * 2 * 2 * local * width * layers * part(tensor), 4 * layers * layout.accumulate))
-  return found
-
+def _gathered(layout: Layout, net: transfers.Network) -> float:
+  """Bytes of the whole weights of two layers beside their float32 gradients' parts, where fsdp cuts them; 0 else."""
+  get = lambda axis: layout.mesh.get(axis, 1)
+  held = sum(elements / math.prod(get(a) for a in axes if a != "fsdp") for axes, elements in layout.weights.items()
+             if "fsdp" in axes and get("fsdp") > 1)
+  return 2 * 4 * held / max(net.layers / get("stage"), 1)

@@ -46,7 +46,8 @@ def _memory(memory: Mapping[str, Any]) -> str:
 def _advice(found: Mapping[str, Any]) -> str:
   if "advice" not in found:
     return ""
-  return "\n".join(["what would fit, by estimate", *(f"  {line}" for line in found["advice"] or ["nothing was found"])])
+  nothing = ["nothing on so many devices: more of them, or a smaller model, batch or length"]
+  return "\n".join(["what would fit, by estimate", *(f"  {line}" for line in found["advice"] or nothing)])
 
 
 def _time(time: Mapping[str, Any]) -> str:
@@ -91,8 +92,8 @@ def estimate(found: Mapping[str, Any]) -> str:
   lines = [f"on {found['topology']}, by estimate: memory per device"]
   lines += [f"  {kind:<14}{gib(size):>12}" for kind, size in memory.items() if size and kind != "peak"]
   lines.append(f"  {'peak':<14}{gib(memory['peak']):>12} of {gib(found['capacity'])}")
-  lines.append("it fits" if found["fits"] else "IT DOES NOT FIT: more remat (split, full), more micro-batches "
-               "(train.accumulate), or weights and state over more devices (mesh.fsdp, mesh.tensor)")
+  lines.append("it fits" if found["fits"] else "IT DOES NOT FIT")
+  lines += [_advice(found)] if "advice" in found else []
   parts = ", ".join(f"{what} {seconds:.3f}" for what, seconds in found["parts"].items())
   lines.append(f"time of a step: {found['seconds']:.3f} s, MFU {found['mfu']:.1%} ({parts} s)")
   return "\n".join(lines)

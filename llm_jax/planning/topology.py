@@ -14,7 +14,9 @@ from typing import Any
 from llm_jax.core.errors import ConfigError, nearest_name
 from llm_jax.planning.hardware import GPUS, TPUS, Chip
 
-SPELLING = "v5e:2x4, v5p:4x4x4, v6e:4x4, h100:8, a100:64, h200:8, b200:8, or local"
+SPELLING = "v5e:2x4, v5p:4x4x4, v6e:4x4, Google's names (v5p-128), h100:8, a100:64, h200:8, b200:8, or local"
+AXES = {"v4": 3, "v5p": 3, "v5e": 2, "v6e": 2}
+CORES = {"v4": 2, "v5p": 2}  # counted by Google's names; of the others a name counts chips
 # libtpu asks a cloud machine who it is and holds a lock; here it only compiles.
 ENVIRONMENT = {"TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
                "TPU_ACCELERATOR_TYPE": "v5p-8", "TF_CPP_MIN_LOG_LEVEL": "2"}
@@ -82,12 +84,27 @@ def parse(name: str) -> Topology:
 
   if name == "local":
     return Topology(name, "local", None, (jax.device_count(),))
-  family, _, shape = name.lower().partition(":")
+  family, _, shape = named(name.lower()).partition(":")
   known = {**TPUS, **GPUS}
   if family not in known or not re.fullmatch(r"\d+(x\d+)*", shape):
     raise ConfigError("--topology", f"got {name!r}", accepted=SPELLING, nearest=nearest_name(family, known))
   sizes = tuple(int(n) for n in shape.split("x"))
-  wanted = {"v4": 3, "v5p": 3, "v5e": 2, "v6e": 2}.get(family, 1)
+  wanted = AXES.get(family, 1)
   if len(sizes) != wanted or min(sizes) < 1:
     raise ConfigError("--topology", f"{name!r} has {len(sizes)} axes, {family} has {wanted}", accepted=SPELLING)
-  return Topology(name.lower(), "tpu" if family in TPUS else "gpu", known[family], sizes)
+  return Topology(f"{family}:{shape}", "tpu" if family in TPUS else "gpu", known[family], sizes)
+
+
+def named(name: str) -> str:
+  """'v5p-128', as Google sells it, as 'v5p:4x4x4': so many chips, a power of two, as near to a cube or a square as they
+  go. Any other name as it is."""
+  found = re.fullmatch(r"(v\de?|v\dp|v5litepod)-(\d+)", name)
+  family = {"v5litepod": "v5e"}.get(found.group(1), found.group(1)) if found else ""
+  if found is None or family not in AXES:
+    return name
+  chips, axes = int(found.group(2)) // CORES.get(family, 1), AXES[family]
+  doublings = chips.bit_length() - 1
+  if chips < 1 or chips != 1 << doublings:
+    return name
+  sizes = sorted((1 << (doublings + i) // axes for i in range(axes)), key=lambda size: (size == 1, size))
+  return f"{family}:{'x'.join(map(str, sizes))}"

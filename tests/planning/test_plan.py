@@ -14,7 +14,7 @@ from llm_jax import doors, experiment, plan, plan_search
 from llm_jax.core import config as configs
 from llm_jax.core.config import plain
 from llm_jax.core.errors import ConfigError
-from llm_jax.planning import buffers, compiled, costs, hardware, measured, program, text, topology
+from llm_jax.planning import buffers, costs, hardware, measured, program, topology
 from llm_jax.training import flops
 
 needs_libtpu = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="pip install 'llm_jax[plan]'")
@@ -26,7 +26,13 @@ def test_topologies_by_name(name, count, hosts):
   assert (found.count, found.hosts) == (count, hosts)
 
 
-@pytest.mark.parametrize("name", ["v5p:4x4", "v9:2x2", "v5e", "h100:two", ""])
+@pytest.mark.parametrize("name, shape", [("v5p-128", (4, 4, 4)), ("v5p-512", (4, 8, 8)), ("v5p-8", (2, 2, 1)),
+                                         ("v5e-8", (2, 4)), ("v6e-256", (16, 16)), ("v5litepod-16", (4, 4))])
+def test_googles_names_count_cores_or_chips(name, shape):
+  assert topology.parse(name).shape == shape
+
+
+@pytest.mark.parametrize("name", ["v5p:4x4", "v5p-100", "v9:2x2", "v5e", "h100:two", ""])
 def test_a_wrong_topology_says_what_is_accepted(name):
   with pytest.raises(ConfigError, match="v5e:2x4"):
     topology.parse(name)
@@ -97,20 +103,6 @@ def tiny(mesh, **model):
   return config
 
 
-@pytest.mark.parametrize("mesh", [dict(data=8), dict(data=2, fsdp=2, tensor=2)])
-def test_planned_bytes_are_the_bytes_held(mesh):
-  found = plan.planned(tiny(mesh), topology.parse("local"))
-  run = experiment.build(tiny(mesh))
-  state = run.init_state()
-  device = jax.devices()[0]
-  assert found["memory"]["by_kind"]["parameters"] == measured.held_bytes(state.params, device)
-  assert found["memory"]["by_kind"]["optimizer"] == measured.held_bytes(state.opt_state, device)
-  assert found["measured"]["by_kind"] == found["memory"]["by_kind"]
-  xla = compiled.peak_bytes(run.lowered().compile().memory_analysis())
-  assert abs(found["memory"]["peak"] - xla) < 0.1 * xla
-  assert "measured here" in text.describe(found)
-
-
 def test_a_vocabulary_by_its_size_alone():
   config = tiny(dict(data=8))
   config["data"] = dict(name="stdlib", tokenizer=dict(name="sentencepiece", vocab_size=4096))
@@ -155,14 +147,15 @@ def test_estimated_state_is_exact_and_activations_shrink_with_the_policy():
   config = tiny(dict(data=2, fsdp=2, tensor=2), dtype="bfloat16")
   make = estimator(config)
   mesh = dict(data=2, fsdp=2, tensor=2)
-  found = {remat: make(mesh, remat, 1, False)["memory"] for remat in plan_search.POLICIES}
+  Way = plan_search.Way
+  found = {remat: make(Way(mesh, remat))["memory"] for remat in plan_search.POLICIES}
   run = experiment.build(config)
   device = jax.devices()[0]
   assert found["none"]["parameters"] == measured.held_bytes(run.init_state().params, device)
   kept = [found[remat]["activations"] for remat in plan_search.POLICIES]
   assert kept == sorted(kept, reverse=True) and len(set(kept)) == len(kept)
-  assert make(mesh, "none", 4, False)["memory"]["activations"] < 0.3 * kept[0]
-  assert make(mesh, "none", 1, True)["memory"]["optimizer"] < 0.6 * found["none"]["optimizer"]
+  assert make(Way(mesh, "none", 4))["memory"]["activations"] < 0.3 * kept[0]
+  assert make(Way(mesh, "none", split_state=True))["memory"]["optimizer"] < 0.6 * found["none"]["optimizer"]
 
 
 def test_estimated_flops_of_the_matrix_products_are_the_models():
@@ -170,25 +163,8 @@ def test_estimated_flops_of_the_matrix_products_are_the_models():
   config = tiny(dict(data=8), dtype="bfloat16")
   make = estimator(config)
   run = make.run("none")
-  make(dict(data=8, fsdp=1, tensor=1), "none", 1, False)
-  assert make._traced["none"].products == pytest.approx(flops.per_token(run.model, 0), rel=0.02)
-  make(dict(data=8, fsdp=1, tensor=1), "full", 1, False)
-  assert make._traced["full"].products > 1.15 * make._traced["none"].products  # the head is not done again
-
-
-def test_a_small_model_wants_copies_with_split_state_and_a_large_one_split_weights():
-  config = configs.load_file("configs/gpt2.py:124m")
-  config["train"]["batch_size"] = 128
-  replaced, size = plan.without_tokenizer(config, 50_304)
-  best = plan_search.candidates(replaced, size, hardware.TPUS["v5e"], 8)[0]
-  assert best.overrides["mesh.data"] == 8 and best.overrides["train.split_state"] and best.found["fits"]
-  config = configs.load_file("configs/decoder.py:llama3-8b")
-  config["train"]["batch_size"] = 256
-  replaced, size = plan.without_tokenizer(config, 128_256)
-  ranked = plan_search.candidates(replaced, size, hardware.GPUS["h100"], 64)
-  assert ranked[0].found["fits"] and ranked[0].overrides["mesh.fsdp"] * ranked[0].overrides["mesh.tensor"] >= 8
-  assert not ranked[-1].found["fits"]
-  assert "--config.mesh.fsdp=" in " ".join(ranked[0].lines) and "does not fit" in plan_search.table(ranked[-1:])
+  assert make._trace("none").products == pytest.approx(flops.per_token(run.model, 0), rel=0.02)
+  assert make._trace("full").products > 1.15 * make._trace("none").products  # the head is not done again
 
 
 def test_what_does_not_fit_is_told_what_would(tmp_path):
@@ -211,19 +187,3 @@ def test_an_inner_loop_is_not_estimated():
   config = tiny(dict(data=8)) | {"meta_learning": {"name": "maml"}}
   with pytest.raises(ConfigError, match="meta_learning"):
     estimator(config)
-
-
-# One topology for each size; every config of the catalogue from 100M parameters up.
-CATALOGUE = {"configs/gpt2.py": ("124m", "355m", "774m", "1.5b", "gpt3-1.3b", "gpt3-2.7b", "gpt3-6.7b"),
-             "configs/decoder.py": ("llama3.2-1b", "llama3-8b", "qwen3-0.6b", "mistral-7b", "gemma2-2b", "gemma3-1b")}
-
-
-@needs_libtpu
-@pytest.mark.slow
-@pytest.mark.parametrize("name", [f"{file}:{arg}" for file, args in CATALOGUE.items() for arg in args])
-def test_every_large_config_compiles_and_fits(name):
-  config = configs.load_file(name)
-  config["train"]["batch_size"] = 64
-  found = plan.planned(config, topology.parse("v5p:2x2x4"))
-  assert found["memory"]["fits"], found["memory"]
-  assert found["time"]["mfu"] > 0.1
