@@ -28,6 +28,7 @@ def get_config(arg: str = "124m") -> ConfigDict:
   c.mesh = dict(data=1, fsdp=-1)
   if arg in ("124m", "gpt1", "gpt3-125m"):  # they fit any device: one sum of gradients instead of gathering each layer
     c.mesh = dict(data=-1)
+    c.train.split_state = True
   c.evaluation = dict(every=1_000, batches=100)
   c.checkpoint = dict(every=1_000)
   c.sample = dict(every=5_000, prompts=["The "])

@@ -6,7 +6,9 @@ from typing import Any
 import jax
 from flax import nnx
 
+from llm_jax.core.derivatives import plain
 from llm_jax.layers import cache as kv
+from llm_jax.layers.doors import platform
 from llm_jax.layers.dot_product import Implementation, Visibility, attend
 from llm_jax.layers.linear import Init, Linear
 from llm_jax.layers.norm import RMSNorm
@@ -47,10 +49,20 @@ class Attention(nnx.Module):
     return self.queries(x_BLD, rotation), *self.keys_and_values(x_BLD, rotation)
 
   def queries(self, x_BLD: jax.Array, rotation: tuple[jax.Array, jax.Array] | None = None) -> jax.Array:
-    """-> (B, L, H, K)."""
-    q = self.query(x_BLD)
+    """-> (B, L, H, K), scaled already where `attend` leaves that to them."""
+    q = self.query(x_BLD, self._early_scale)
     q = q if self.query_norm is None else self.query_norm(q)
     return constrain(q if rotation is None else rotate(q, *rotation), "batch", "length", "heads", "head")
+
+  @property
+  def _scale(self) -> float:
+    return self.query.outputs[-1] ** -0.5 if self.options.scale is None else self.options.scale
+
+  @property
+  def _early_scale(self) -> float | None:
+    """The scale of the scores where the weights of the queries take it: a TPU's kernel wants scaled queries, and to
+    scale them and their gradients takes two passes, to scale weights none. Not where a norm comes in between."""
+    return self._scale if platform() == "tpu" and self.query_norm is None and not plain() else None
 
   def keys_and_values(self, x_BMD: jax.Array,
                       rotation: tuple[jax.Array, jax.Array] | None = None) -> tuple[jax.Array, jax.Array]:
@@ -64,7 +76,8 @@ class Attention(nnx.Module):
              bias_BHLM: jax.Array | None = None, heads_first: bool = False) -> jax.Array:
     """Through the door -> (B, L, H, K), or (B, H, L, K) with `heads_first`."""
     o = self.options
-    return attend(q, k, v, visibility, scale=o.scale, soft_cap=o.soft_cap, bias_BHLM=bias_BHLM, dropout_rate=o.dropout,
+    scale = self._scale if self._early_scale is None else 1.0
+    return attend(q, k, v, visibility, scale=scale, soft_cap=o.soft_cap, bias_BHLM=bias_BHLM, dropout_rate=o.dropout,
                   key=key, implementation=o.implementation, heads_first=heads_first)
 
   def __call__(self, x_BLD: jax.Array, visibility: Visibility, rotation: tuple[jax.Array, jax.Array] | None = None,

@@ -42,7 +42,7 @@ def attend_heads_first(call: AttentionCall, interpret: bool = False) -> jax.Arra
   key_axis = "kv_heads"
   if ways("heads", H) != ways("kv_heads", G):  # too few key heads to split as the queries are: give each its own copy
     k, v, key_axis = jnp.repeat(k, H // G, 2), jnp.repeat(v, H // G, 2), "heads"
-  q = (q.astype(jnp.float32) * call.scale).astype(q.dtype)
+  q = q if call.scale == 1.0 else (q.astype(jnp.float32) * call.scale).astype(q.dtype)
   heads_first = lambda x: x.transpose(0, 2, 1, 3)
   arrays = [heads_first(q), heads_first(k), heads_first(v), *(call.visibility.segments or ())]
   key_axes = ("batch", key_axis, None, None)

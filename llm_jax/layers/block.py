@@ -17,9 +17,12 @@ from llm_jax.layers.attention import Attention
 from llm_jax.layers.dot_product import Visibility
 from llm_jax.layers.dropout import dropout, split
 from llm_jax.layers.feed_forward import FeedForward
+from llm_jax.layers.norm_gradient import STATISTICS
+from llm_jax.layers.recompute import checkpoint
 from llm_jax.parallel.rules import constrain
 
 Norms = Literal["pre", "post", "sandwich"]
+KEPT = (STATISTICS,)  # of the halves that are computed again
 Rotation = tuple[jax.Array, jax.Array] | None
 
 
@@ -82,7 +85,7 @@ class Block(nnx.Module):
     between: Any = Block._between
     after: Any = partial(Block._after, crossed=crossed)
     if self._cut:
-      before, between, after = jax.checkpoint(before), jax.checkpoint(between), jax.checkpoint(after)
+      before, between, after = (checkpoint(part, KEPT) for part in (before, between, after))
     q, k, v = before(self, x_BLD, rotation)
     if self._cut:
       q, k, v = (a.transpose(0, 2, 1, 3) for a in (q, k, v))
@@ -126,8 +129,8 @@ class Block(nnx.Module):
       last = self._last(crossed)
       x = self._residual(x, last[0].out(self._rows(attended)), last[1], last[2], key)
       return x, feed_forward.expand(x if self.norms == "post" else self.feed_forward_norm(x))
-    x, wide = jax.checkpoint(widen)(self, x, attended, keys[0], feed_forward)
-    inner = jax.checkpoint(FeedForward.contract)(feed_forward, wide, **inputs)
+    x, wide = checkpoint(widen, KEPT)(self, x, attended, keys[0], feed_forward)
+    inner = checkpoint(FeedForward.contract)(feed_forward, wide, **inputs)
     return self._residual(x, inner, self.feed_forward_norm, self.feed_forward_out_norm, keys[1]), ()
 
   @property

@@ -18,6 +18,8 @@ from llm_jax.layers.dropout import dropout, split
 from llm_jax.layers.feed_forward import FeedForward
 from llm_jax.layers.linear import Linear
 from llm_jax.layers.norm import LayerNorm
+from llm_jax.layers.norm_gradient import STATISTICS
+from llm_jax.layers.recompute import checkpoint
 from llm_jax.parallel.rules import constrain
 
 Terms = tuple[str, ...]  # of 'c2p' (content to position) and 'p2c' (position to content)
@@ -122,7 +124,7 @@ class DisentangledBlock(nnx.Module):
       x = constrain(x, "batch", "length", "width")
       return self.feed_forward_norm(x + dropout(self.feed_forward(x), self.dropout, out_keys[1]))
     if self.split_remat:
-      before, after = jax.checkpoint(before), jax.checkpoint(after)
+      before, after = checkpoint(before, (STATISTICS,)), checkpoint(after, (STATISTICS,))
     (q, k, v), positions = before(self, query_BLD, x_BLD, table_ID)
     x = after(self, query_BLD, self.attention.attend(q, k, v, positions, visibility, attention_key))
     return constrain(x, "batch", "length", "width")

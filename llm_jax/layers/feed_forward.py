@@ -9,7 +9,7 @@ from flax import nnx
 from llm_jax.core.errors import unknown_name
 from llm_jax.layers.dropout import dropout
 from llm_jax.layers.linear import Init, Linear
-from llm_jax.layers.recompute import between_products
+from llm_jax.layers.recompute import between_products, checkpoint
 from llm_jax.parallel.rules import constrain
 
 # Names as in Hugging Face configs: 'gelu' is the exact form (erf), 'gelu_new' and 'gelu_pytorch_tanh' the tanh form.
@@ -58,5 +58,6 @@ class FeedForward(nnx.Module):
     def activate(up_BLF: jax.Array, *gate: jax.Array) -> jax.Array:
       acted = activation(self.act)((gate[0] if gate else up_BLF).astype(jnp.float32)).astype(up_BLF.dtype)
       return acted * up_BLF if gate else acted
-    hidden_BLF = between_products(activate, *wide)
+    # Beside products as narrow as those of an ungated block, writing the activation costs more than making it again.
+    hidden_BLF = checkpoint(activate)(*wide) if self.gate is None else between_products(activate, *wide)
     return self.down(constrain(dropout(hidden_BLF, self.dropout, key), "batch", "length", "mlp"))

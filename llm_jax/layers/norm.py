@@ -4,9 +4,10 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from llm_jax.core.derivatives import plain
 from llm_jax.core.model import parameter
-from llm_jax.layers import norm_cpu
-from llm_jax.layers.doors import cpu_forms
+from llm_jax.layers import norm_gradient
+from llm_jax.layers.doors import platform
 from llm_jax.layers.recompute import in_float32
 
 
@@ -19,15 +20,15 @@ class LayerNorm(nnx.Module):
     self.bias = parameter(rngs, (width,), ("norm",), jax.nn.initializers.zeros) if bias else None
 
   def __call__(self, x: jax.Array) -> jax.Array:
-    if cpu_forms():
-      bias = None if self.bias is None else self.bias[...]
-      return norm_cpu.norm(x, self.scale[...], bias, self.epsilon, True)
+    bias = None if self.bias is None else self.bias[...]
+    if not plain():
+      return norm_gradient.norm(x, self.scale[...], bias, self.epsilon, True, platform() == "tpu")
     def norm(x: jax.Array, scale: jax.Array, bias: jax.Array | None) -> jax.Array:
       mean = x.mean(-1, keepdims=True)
       variance = jnp.square(x - mean).mean(-1, keepdims=True)
       y = (x - mean) * jax.lax.rsqrt(variance + self.epsilon) * scale
       return y if bias is None else y + bias
-    return in_float32(norm, x, self.scale[...], None if self.bias is None else self.bias[...])
+    return in_float32(norm, x, self.scale[...], bias)
 
 
 class RMSNorm(nnx.Module):
@@ -39,9 +40,9 @@ class RMSNorm(nnx.Module):
     self.scale = parameter(rngs, (width,), (axis,), start)
 
   def __call__(self, x: jax.Array) -> jax.Array:
-    if cpu_forms():
+    if not plain():
       scale = self.scale[...]
-      return norm_cpu.norm(x, scale + 1.0 if self.offset else scale, None, self.epsilon, False)
+      return norm_gradient.norm(x, scale + 1.0 if self.offset else scale, None, self.epsilon, False)
     def norm(x: jax.Array, scale: jax.Array) -> jax.Array:
       y = x * jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + self.epsilon)
       return y * (scale + 1.0 if self.offset else scale)

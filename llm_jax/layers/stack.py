@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from llm_jax.core.errors import ConfigError, unknown_name
+from llm_jax.layers.recompute import in_loop
 from llm_jax.parallel import pipeline as pipelines
 from llm_jax.parallel import rules as sharding
 
@@ -191,7 +192,8 @@ def _in_order(how: _How, layers: _Layers, carry: Any) -> tuple[Any, Any]:
         kept.append(k)
       return carry, None if collect is None else jax.tree.map(lambda *a: jnp.stack(a), *kept)
     starts = first + jnp.arange(repeats) * size
-    carry, kept = jax.lax.scan(group, carry, (fold(blocks), of_period, fold(per_layer), starts))
+    with in_loop():
+      carry, kept = jax.lax.scan(group, carry, (fold(blocks), of_period, fold(per_layer), starts))
     kept_parts.append(jax.tree.map(lambda a: a.reshape(whole, *a.shape[2:]), kept))
   tail = []
   for i in range(whole, count):

@@ -143,15 +143,15 @@ class ShardingRules:
 
   def split_over_copies(self, shardings: Mapping[str, NamedSharding],
                         shapes: Mapping[str, Any]) -> dict[str, NamedSharding]:
-    """These shardings with the data axis on the last dimension that is whole and that it divides; an array without
-    such a dimension stays as it is."""
+    """These shardings with the data axis on the largest dimension that is whole and that it divides, the last of equal
+    ones: parts of a narrow last one would be padded. An array without such a dimension stays as it is."""
     copies = self.mesh.shape["data"]
     def split(sharding: NamedSharding, shape: Sequence[int]) -> NamedSharding:
       spec = [*sharding.spec, *[None] * (len(shape) - len(sharding.spec))]
       free = [i for i, entry in enumerate(spec) if entry is None and shape[i] % copies == 0]
       if not free:
         return sharding
-      spec[free[-1]] = "data"
+      spec[max(free, key=lambda i: (shape[i], i))] = "data"
       return NamedSharding(self.mesh, PartitionSpec(*spec))
     return {name: split(sharding, shapes[name].shape) for name, sharding in shardings.items()}
 

@@ -31,7 +31,7 @@ class LoRALinear(Linear):
 
   def __init__(self, rngs: nnx.Rngs, base: Linear, rank: int, alpha: float):
     self.inputs, self.outputs, self.scale = base.inputs, base.outputs, alpha / rank
-    self.kernel, self.bias = base.kernel, base.bias
+    self.kernel, self.bias, self.axes = base.kernel, base.bias, base.axes
     axes, ins = base.kernel.get_metadata()["axes"], len(base.inputs)
     stacked = base.kernel.shape[: len(base.kernel.shape) - ins - len(base.outputs)]
     bound = math.prod(base.inputs) ** -0.5
@@ -39,12 +39,13 @@ class LoRALinear(Linear):
     self.lora_a = nnx.Param(a, axes=(*axes[:ins], None))
     self.lora_b = nnx.Param(jnp.zeros((*stacked, rank, *base.outputs), jnp.float32), axes=(None, *axes[ins:]))
 
-  def __call__(self, x: jax.Array) -> jax.Array:
+  def __call__(self, x: jax.Array, factor: float | None = None) -> jax.Array:
     rows, columns = math.prod(self.inputs), math.prod(self.outputs)
     flat = x.reshape(*x.shape[: x.ndim - len(self.inputs)], rows)
     thin = linear(flat, self.lora_a[...].reshape(rows, -1))
     added = linear(thin, self.lora_b[...].reshape(-1, columns)) * self.scale
-    return super().__call__(x) + added.reshape(*flat.shape[:-1], *self.outputs).astype(x.dtype)
+    added = added if factor is None else added * factor
+    return super().__call__(x, factor) + added.reshape(*flat.shape[:-1], *self.outputs).astype(x.dtype)
 
 
 def build(*, rank: int = 8, alpha: float = 16.0, targets: str = r"attention\.(query|value)$",

@@ -7,7 +7,7 @@ import pytest
 
 from llm_jax.core.derivatives import plain_layers
 from llm_jax.layers import doors, linear_cpu
-from llm_jax.layers.linear import linear
+from llm_jax.layers.linear import add_bias, linear
 from llm_jax.parallel import mesh, rules
 
 SHAPES = [(16, 8, 24), (16, 24, 8), (7, 5, 3), (1, 8, 8)]  # tokens, inputs, outputs
@@ -105,3 +105,13 @@ def test_weight_gradient_is_not_rounded_to_the_compute_type():
   exact = jnp.float32(x).T @ jnp.float32(dy)
   got = jax.vjp(lambda w: linear_cpu.affine(x, w, None), w)[1](dy)[0]
   np.testing.assert_allclose(got, exact, rtol=1e-4, atol=1e-4)
+
+
+def test_a_bias_whose_gradient_is_a_product():
+  y, bias = jax.random.normal(jax.random.key(4), (3, 5, 7)), jnp.arange(7.0)
+  got = jax.vjp(add_bias, y, bias)
+  want = jax.vjp(lambda y, b: y + b, y, bias)
+  np.testing.assert_array_equal(got[0], want[0])
+  for a, b in zip(got[1](jnp.cos(y)), want[1](jnp.cos(y)), strict=True):
+    assert a.shape == b.shape
+    np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)

@@ -1,4 +1,5 @@
-"""Norms are their published formulas, and their CPU form is the plain one: values, gradients, every transformation."""
+"""Norms are their published formulas, and the form with a written-out gradient is the plain one: values, gradients,
+every transformation."""
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +9,8 @@ from flax import nnx
 
 from llm_jax.core.derivatives import plain_layers
 from llm_jax.layers.norm import LayerNorm, RMSNorm
+from llm_jax.layers.norm_gradient import STATISTICS, norm
+from llm_jax.layers.recompute import checkpoint
 
 KINDS = {
     "layer": lambda: LayerNorm(nnx.Rngs(0), 6),
@@ -56,3 +59,20 @@ def test_higher_derivatives_take_the_plain_form():
   with plain_layers():
     hessian = jax.hessian(lambda x: jnp.sum(jnp.sin(function(leaves, x))))(x)
   assert np.isfinite(hessian).all() and np.abs(hessian).max() > 0
+
+
+def test_the_variance_of_one_pass_is_that_of_two():
+  x = 3 * jax.random.normal(jax.random.key(4), (4, 64)) + 1
+  scale, bias = jnp.linspace(0.5, 1.5, 64), jnp.linspace(-1, 1, 64)
+  form = lambda one_pass: value_and_gradients(lambda p, x: norm(x, *p, 1e-5, True, one_pass), (scale, bias), x)
+  for a, b in zip(form(True), form(False), strict=True):
+    np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+  assert np.isfinite(norm(jnp.full((1, 64), 1e4), scale, bias, 1e-5, True, True)).all()  # rounding gives no root of < 0
+
+
+def test_what_is_computed_again_does_not_measure_again():
+  """Two numbers per token are kept by name: the backward pass of a checkpoint around a norm has no sum of squares."""
+  function, leaves = made("layer")
+  x = jnp.ones((3, 6))
+  sums = lambda f: str(jax.make_jaxpr(jax.grad(lambda leaves, x: f(leaves, x).sum(), (0, 1)))(leaves, x)).count("rsqrt")
+  assert sums(checkpoint(function, (STATISTICS,))) < sums(checkpoint(function))
