@@ -58,8 +58,10 @@ def _gathering(function: Function, place: int, stored: jnp.dtype, dtype: jnp.dty
                pullback: Pullback | None) -> Function:
   """One device's share: (its rows, its part of the weight) -> its rows of the result."""
   ways = links(mesh, AXIS)
-  def whole(part: jax.Array) -> jax.Array:
+  def whole(part: jax.Array, again: bool = False) -> jax.Array:
     front = jnp.moveaxis(part.astype(dtype), place, 0)
+    if again:  # without a barrier the compiler would keep what the forward pass gathered
+      front = jax.lax.optimization_barrier(front)
     return jnp.moveaxis(jax.lax.all_gather(front, AXIS, axis=0, tiled=True), 0, place)
 
   def share(gradient: jax.Array) -> jax.Array:
@@ -82,7 +84,7 @@ def _gathering(function: Function, place: int, stored: jnp.dtype, dtype: jnp.dty
 
   def backward(kept: tuple[jax.Array, jax.Array], gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
     rows, part = kept
-    of_rows, of_weight = jax.vjp(function, rows, whole(part))[1](gradient)
+    of_rows, of_weight = jax.vjp(function, rows, whole(part, again=True))[1](gradient)
     return of_rows, share(of_weight if pullback is None else pullback(rows, gradient))
 
   run.defvjp(forward, backward)

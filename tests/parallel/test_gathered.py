@@ -53,6 +53,15 @@ def test_product_and_derivatives_are_the_plain_ones(ways, axes, monkeypatch):
     np.testing.assert_allclose(found, plain, rtol=1e-5, atol=1e-5)
 
 
+def test_the_backward_pass_gathers_again():
+  """Of a gather that is the same as the forward pass's the compiler would make one, and keep the whole weight."""
+  x, kernel = jnp.ones((16, 8)), jnp.ones((8, 16))
+  with rules.use(rules.ShardingRules(mesh.make(dict(data=1, fsdp=8)))):
+    product = lambda x, k: jnp.sin(linear(x, k, axes=("embed", "heads"))).sum()
+    text = jax.jit(jax.grad(product, (0, 1))).lower(x, kernel).as_text()
+  assert text.count("stablehlo.all_gather") == 2 and text.count("stablehlo.optimization_barrier") == 1
+
+
 def test_steps_aside_where_it_cannot_serve():
   x, kernel = jnp.ones((16, 8)), jnp.ones((8, 16))
   def program(x, **section):
