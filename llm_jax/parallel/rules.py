@@ -71,8 +71,10 @@ class ShardingRules:
   @property
   def program_gathers(self) -> bool:
     """Whether the program gathers weights that are split over `fsdp` itself (parallel/gathered.py)."""
+    if self.gather_weights == "compiler" or not isinstance(self.mesh, Mesh):  # an abstract mesh has no links
+      return False
     others = [a for a in self.mesh.shape if a not in GATHERED_BESIDE and self.mesh.shape[a] > 1]
-    return self.gather_weights != "compiler" and self.mesh.shape.get("fsdp", 1) > 1 and not others
+    return self.mesh.shape.get("fsdp", 1) > 1 and not others
 
   def over(self, axis: str) -> dict[str, int]:
     """{mesh axis: its size} of those that a logical axis is split over."""
