@@ -22,7 +22,7 @@ def train(workdir: pathlib.Path, config: str, devices: int, monkeypatch) -> np.n
   """The losses of the first steps and of an evaluation behind them."""
   found = configs.load_file(f"{ROOT}/configs/{config}")["train"]
   ways = dict(data=2, fsdp=2, tensor=2) if devices == 8 else dict(data=1)
-  knobs = {"train.steps": STEPS, "train.batch_size": 8, "train.length": min(found["length"], 32),
+  knobs = {"train.steps": STEPS, "optimizer.warmup": 2, "train.batch_size": 8, "train.length": min(found["length"], 32),
            "log.every": 1, "log.tensorboard": False, "log.report": False, "sample.every": 0, "evaluation.every": STEPS,
            "evaluation.batches": 2, "checkpoint.every": STEPS, **{f"mesh.{axis}": n for axis, n in ways.items()}}
   if "char_cnn" in config:
