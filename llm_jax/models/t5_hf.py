@@ -34,11 +34,18 @@ HEADS = {"T5ForConditionalGeneration": "lm", "T5ForSequenceClassification": "seq
          "T5Model": "none", "T5WithLMHeadModel": "lm"}
 
 
+def prefix(config: T5Config) -> str:
+  """What the names of the backbone begin with: its classifiers hold a whole model."""
+  return "transformer." if config.head in ("sequence", "token") else ""
+
+
 def names(config: T5Config) -> hf.Names:
   """Part 0 of a layer is attention, then cross attention where there is one, then feed-forward."""
-  found: hf.Names = hf.embedding("tokens", "shared") | hf.linear("head", "lm_head")
+  backbone = prefix(config)
+  found: hf.Names = hf.embedding("tokens", f"{backbone}shared") | hf.linear("head", "lm_head")
   for side, feed_forward in (("encoder", 1), ("decoder", 2)):
-    part = f"{side}.block.{{layer}}.layer"
+    stack = f"{backbone}{side}"
+    part = f"{stack}.block.{{layer}}.layer"
     for ours, theirs in (("attention", "0.SelfAttention"), ("cross_attention", "1.EncDecAttention")):
       for name in ("query", "key", "value"):
         found |= hf.linear(f"{side}.blocks.{ours}.{name}", f"{part}.{theirs}.{name[0]}")
@@ -49,16 +56,18 @@ def names(config: T5Config) -> hf.Names:
               | hf.norm(f"{side}.blocks.attention_norm", f"{part}.0.layer_norm")
               | hf.norm(f"{side}.blocks.cross_norm", f"{part}.1.layer_norm")
               | hf.norm(f"{side}.blocks.feed_forward_norm", f"{part}.{feed_forward}.layer_norm")
-              | hf.norm(f"{side}.final_norm", f"{side}.final_layer_norm")
-              | hf.embedding(f"{side}.bias", f"{side}.block.0.layer.0.SelfAttention.relative_attention_bias"))
+              | hf.norm(f"{side}.final_norm", f"{stack}.final_layer_norm")
+              | hf.embedding(f"{side}.bias", f"{stack}.block.0.layer.0.SelfAttention.relative_attention_bias"))
   label = {"sequence": "classification_head.out_proj", "question": "qa_outputs"}.get(config.head, "classifier")
   return found | hf.linear("dense", "classification_head.dense") | hf.linear("classifier", label)
 
 
 def tied(config: T5Config) -> dict[str, str]:
   """{copy: the tensor that is stored}; both stacks have a copy of the table under their own name."""
-  copies = {f"{side}.embed_tokens.weight": "shared.weight" for side in ("encoder", "decoder")}
-  return copies | ({"lm_head.weight": "shared.weight"} if config.tied else {})
+  backbone = prefix(config)
+  table = f"{backbone}shared.weight"
+  copies = {f"{backbone}{side}.embed_tokens.weight": table for side in ("encoder", "decoder")}
+  return copies | ({"lm_head.weight": table} if config.tied else {})
 
 
 def config_from_hf(given: Mapping[str, Any]) -> T5Config:
@@ -103,7 +112,7 @@ IGNORE = ("dtype", "remat", "scan", "attention", "labels", "carried")
 HUGGING_FACE = hf.Family(
     model_types=("t5",), config=T5Config, build=from_config, names=names, config_from_hf=config_from_hf,
     config_to_hf=config_to_hf, tied=tied, heads=("head.", "dense.", "classifier."),
-    prefix=lambda config: "transformer." if config.head in ("sequence", "token") else "", prefixes=("transformer.",),
+    prefix=prefix, prefixes=("transformer.",),
     ignored=(r"EncDecAttention\.relative_attention_bias\.weight$",),
     head_tensors=r"^(lm_head|classifier|qa_outputs|classification_head)\.",
     untie=lambda config: dataclasses.replace(config, tied=False),

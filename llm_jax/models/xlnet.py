@@ -26,6 +26,7 @@ from llm_jax.layers.embedding import Embedding
 from llm_jax.layers.feed_forward import FeedForward, activation
 from llm_jax.layers.linear import Linear, normal
 from llm_jax.layers.norm import LayerNorm
+from llm_jax.layers.recompute import in_float32
 from llm_jax.layers.segment_memory import Memory
 from llm_jax.layers.two_stream import Surroundings, TwoStreamAttention, TwoStreamBlock, sinusoids
 from llm_jax.models.xlnet_sizes import VARIANTS, XLNetConfig
@@ -174,7 +175,11 @@ class XLNet(nnx.Module):
       return encoder_heads.span(output) if head == "question" else output
     of = {"first": lambda x: x[:, :1], "mean": lambda x: x.mean(1, keepdims=True)}
     read_B1D = of.get(self.config.summary, lambda x: x[:, -1:])(x)
-    read_BD = read_B1D[:, 0] if self.summary is None else self.summary(read_B1D, key)
+    if self.summary is None:
+      act = activation(self.config.summary_act or "linear")
+      read_BD = dropout(in_float32(act, read_B1D[:, 0]), self.config.dropout, key)
+    else:
+      read_BD = self.summary(read_B1D, key)
     scores = self.classifier(read_BD)
     return Output(x, scores=scores.reshape(shape[:2]) if head == "choice" else scores, **common)
 
