@@ -3,7 +3,8 @@
 Differentiated by JAX, a norm that is recomputed from its input makes four to five float32 passes over the residual
 stream. Written out, its statistics are kept (two numbers per token, which remat policies that keep anything keep too,
 by name), the normalised input is computed inside each reduction, and one pass gives the gradient: two thirds of the
-time on two CPU cores in either dtype at (8, 256, 384), and 28 of 292 million cycles of a 124M step on a v5e.
+time on two CPU cores in either dtype at (8, 256, 384), and on a v5e none of the passes over rows that took 23 of the
+292 million cycles of a 124M step.
 """
 
 import functools
