@@ -9,6 +9,7 @@ a query at the end (data/few_shot.py).
 """
 
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -96,7 +97,7 @@ def _prompts(context: DataContext, loadings: np.ndarray, ways: int, shots: int, 
              temperature: float, permute: bool, tasks: int) -> Corpus:
   if permute:
     raise ConfigError("config.data.permute_query", "got True, and form is 'in_context'", accepted="form='episodes'")
-  knobs = dict(ways=ways, shots=shots, query=query, words=words, temperature=temperature)
+  knobs: dict[str, Any] = dict(ways=ways, shots=shots, query=query, words=words, temperature=temperature)
   family = Family(partial(make_task, loadings=loadings, **knobs), ways, shots, query)
   fingerprint = digest("topics in context", *loadings.shape, knobs)
   described = "topics in context: " + ", ".join(f"{k}={v}" for k, v in knobs.items())

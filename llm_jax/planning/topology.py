@@ -60,8 +60,11 @@ class Topology:
 
     for name, value in ENVIRONMENT.items():
       os.environ.setdefault(name, value)
+    options: dict[str, Any] = {"wrap": self.wraps()}
+    if min(self.shape[:2]) < 2:  # less than the 2 x 2 chips that libtpu counts for a host
+      options["chips_per_host_bounds"] = (*(min(size, 2) for size in self.shape[:2]), 1)
     try:
-      found = topologies.get_topology_desc(platform="tpu", topology_name=self.name, wrap=self.wraps())
+      found = topologies.get_topology_desc(platform="tpu", topology_name=self.name, **options)
     except Exception as e:
       raise ConfigError("--topology", f"{self.name}: {str(e).splitlines()[0]}", accepted=SPELLING) from None
     return list(found.devices)
