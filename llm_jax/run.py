@@ -88,6 +88,7 @@ class Run:
       whole = {**self.model.init(init_key), **params}  # what a PEFT method or a learner adds starts afresh
       return train_state.from_params(whole, key, self.optimizer, self.guard, self.ema is not None, self._carry())
     params = {**params, **(self.reference.params() if self.reference else {})}
+    params = {name: np.asarray(a) for name, a in params.items()}  # whole on every process
     return jax.jit(make, out_shardings=self.state_shardings)(params, run_key)
 
   def batch_shardings(self, batch: Mapping[str, Any]) -> dict[str, Any]:

@@ -122,9 +122,9 @@ class Reference:
   model: Model
   weights: Mapping[str, jax.Array]
 
-  def params(self) -> dict[str, jax.Array]:
-    """The arrays by their names in the train state."""
-    return {PREFIX + name: a for name, a in self.weights.items()}
+  def params(self) -> dict[str, np.ndarray]:
+    """Copies of the arrays, which every process has whole, by their names in the train state."""
+    return {PREFIX + name: np.array(a, np.float32) for name, a in self.weights.items()}
 
   def apply(self, frozen: Params, *args: Any, key: Any = None, **kwargs: Any) -> Any:
     """The reference's output, without dropout. frozen: of the train state."""
@@ -172,10 +172,10 @@ def freezing(section: Mapping[str, Any], reference: Reference | None) -> dict[st
 
 def with_reference(state: TrainState, reference: Reference | None) -> TrainState:
   """The state with a copy of the reference's weights in place (a step that donates the state must not take them along),
-  laid out as the state's own arrays are."""
+  laid out as the state's own arrays are, over the devices of all processes."""
   if reference is None:
     return state
-  place = lambda name, a: jax.device_put(jnp.array(a, jnp.float32), state.frozen[name].sharding)
+  place = lambda name, a: jax.make_array_from_callback(a.shape, state.frozen[name].sharding, lambda part: a[part])
   return state.replace(frozen=state.frozen | {name: place(name, a) for name, a in reference.params().items()})
 
 

@@ -41,16 +41,16 @@ class MetaWeightNet:
       train_key, clean_key = jax.random.split(key)
       net = {n: p for n, p in params.items() if n.startswith(NET)}
       slow = {n: p for n, p in params.items() if n not in net}
-      losses = jax.lax.stop_gradient(example_losses(loss_fn, slow, task["support"], train_key))
+      losses = jax.lax.stop_gradient(example_losses(loss_fn, params, task["support"], train_key))
       def weighted(slow: Params, net: Params) -> tuple[jax.Array, Loss]:
-        return loss_fn(slow, scaled(task["support"], weigh(net, losses)), train_key)
+        return loss_fn({**params, **slow}, scaled(task["support"], weigh(net, losses)), train_key)
       def ahead(net: Params) -> jax.Array:
         grads, _ = jax.grad(weighted, has_aux=True)(slow, net)
         moved = {n: p - self.lr / rows(task["support"]) * grads[n] for n, p in slow.items()}
-        return loss_fn(moved, task["query"], clean_key)[0]
+        return loss_fn({**params, **moved}, task["query"], clean_key)[0]
       to_slow, loss = jax.grad(weighted, has_aux=True)(slow, net)
-      weight = loss_fn(slow, task["support"], train_key)[1].weight
-      clean_weight = loss_fn(slow, task["query"], clean_key)[1].weight
+      weight = loss_fn(params, task["support"], train_key)[1].weight
+      clean_weight = loss_fn(params, task["query"], clean_key)[1].weight
       to_net = jax.tree.map(lambda g: g * weight / jnp.maximum(clean_weight, 1e-8), jax.grad(ahead)(net))
       return loss._replace(weight=weight), {**to_slow, **to_net}
     return sum_over_tasks(one_task, self.map_tasks, second_order=True)

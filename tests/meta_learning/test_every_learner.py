@@ -125,3 +125,9 @@ def test_an_example_counts_by_its_weight_whatever_the_objective_chooses(model, f
   scale = np.array([0.0, 1.0, 3.0, 0.5], np.float32)
   total = jax.jit(lambda scale: loss_fn(params, example_weights.scaled(one, scale), key)[0])
   np.testing.assert_allclose(total(scale), (scale[:, None] * losses.values * losses.weights).sum(), rtol=1e-4)
+
+
+def test_a_network_that_weighs_examples_is_one_of_the_models_arrays(folder):
+  """Every array that a learner trains is handed to the model with the others: names must be exactly the model's."""
+  run = experiment.build(every_learner.config(folder, "lstm", "meta_weight_net"))
+  assert {"loss", "gradient_norm"} <= set(run.metric_names)
