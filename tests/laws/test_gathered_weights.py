@@ -69,7 +69,7 @@ def test_losses_and_gradients_are_those_of_one_device(model, mesh, monkeypatch):
 
 def arrays_of(operation, text):
   """Numbers of elements of the results of this operation in a compiled program."""
-  found = re.findall(rf"= \(?([^=]*?)\)? {operation}(?:-start)?\(", text)
+  found = re.findall(rf" = (.*) {operation}(?:-start)?\(", text)
   return [int(np.prod([int(n) for n in dims.split(",") if n]))
           for types in found for dims in re.findall(r"\w\[([\d,]*)\]", types)]
 
