@@ -122,7 +122,8 @@ def search(config: Any, target: Any, vocab_size: int | None, compile: int, title
   config, vocab_size = without_tokenizer(config, vocab_size)
   ranked = plan_search.candidates(config, vocab_size, target.chip, target.count)
   print(f"{title} on {target.name}: {len(ranked)} ways to run, by estimate\n{plan_search.table(ranked)}", flush=True)
-  best, plans = ranked[0], []
+  best = ranked[0]
+  plans: list[dict[str, Any]] = []
   for candidate in plan_search.apart(ranked)[: 3 * compile if target.kind == "tpu" else 0]:
     if len(plans) >= compile and any(p["compiled"]["memory"]["fits"] for p in plans):
       break  # more than asked for are compiled only until one fits

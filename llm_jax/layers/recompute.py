@@ -54,7 +54,7 @@ def _behind_a_barrier(function: Callable[..., Any], *arguments: Any) -> Any:
   def whole(values: list[jax.Array], others: list[jax.Array]) -> Any:
     known = dict(zip(moved, values)) | dict(zip(still, others))
     with in_loop():  # what is inside is behind the same barrier
-      return function(*tree.unflatten([known.get(i, leaf) for i, leaf in enumerate(leaves)]))
+      return function(*jax.tree.unflatten(tree, [known.get(i, leaf) for i, leaf in enumerate(leaves)]))
 
   def backward(saved: tuple[list[jax.Array], list[jax.Array]], gradient: Any) -> tuple[Any, None]:
     values, others = list(saved[0]), saved[1]

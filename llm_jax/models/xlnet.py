@@ -82,7 +82,8 @@ class XLNet(nnx.Module):
       raise ConfigError("input_mask", "given beside attention_mask", accepted="one of them")
     padding = padding if mask is None else jnp.asarray(mask) == 0
     if cache is not None:
-      mems_NBMD, unseen_BLM = jnp.moveaxis(cache["mems"], 1, 0), ~segment_memory.goes_on(cache, ids_BL, segments)
+      mems_NBMD: Any = jnp.moveaxis(cache["mems"], 1, 0)
+      unseen_BLM: Any = ~segment_memory.goes_on(cache, ids_BL, segments)
     else:
       mems_NBMD, unseen_BLM = None if mems is None else jnp.moveaxis(jnp.stack(tuple(mems)), 1, 2), None
     distance_key, content_key, query_key, layers_key, out_key = split(key, 5)
