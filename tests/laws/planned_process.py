@@ -29,9 +29,15 @@ if __name__ == "__main__":
       for step, plan, batch in super().batches(start, position):
         plans.append([step, plan.batch, plan.length, plan.mixture, plan.knobs])
         yield step, plan, batch
+
+  class Kept(Session):
+    """Keeps the curriculum's last state."""
+
+    def _result(self, position):
       states.append(position.curriculum)
+      super()._result(position)
 
   built = experiment.build(json.loads(pathlib.Path(sys.argv[1]).read_text()))
   run = Told(**{f.name: getattr(built, f.name) for f in dataclasses.fields(built)})
-  Session(run, pathlib.Path(sys.argv[2]), lambda state: [], lambda length: 0.0, watchdog_seconds=60.0).train()
+  Kept(run, pathlib.Path(sys.argv[2]), lambda state: [], lambda length: 0.0, watchdog_seconds=60.0).train()
   print("\n" + json.dumps({"plans": plans, "state": states}), flush=True)
