@@ -15,6 +15,8 @@ sys.path.insert(0, str(ROOT / "tests" / "laws"))
 import door
 
 STEPS = 10
+# Their first gradients are nearly zero: Adam divides by their size, which makes of their rounding a step.
+SMALL_GRADIENTS = ("lstm.py", "char_word_lm.py", "char_cnn.py")
 OTHERS = {"mlp", "regression_transformer", "hugging_face"}  # of studies, and whatever a folder holds
 
 
@@ -27,6 +29,8 @@ def train(workdir: pathlib.Path, config: str, devices: int, monkeypatch) -> np.n
            "evaluation.batches": 2, "checkpoint.every": STEPS, **{f"mesh.{axis}": n for axis, n in ways.items()}}
   if "char_cnn" in config:
     del knobs["train.length"]  # its layers need what it has
+  if config.startswith(SMALL_GRADIENTS):
+    knobs["optimizer.eps"] = 1e-3
   first = jax.devices()[:devices]
   with monkeypatch.context() as patch:
     patch.setattr(jax, "devices", lambda *_: first)
