@@ -70,6 +70,7 @@ def test_a_folder_and_a_workdir_write_the_same_text(name, folders, tmp_path, cap
   assert texts[0] == texts[1] and len(texts[0]) > len("In the")
 
 
+@pytest.mark.slow
 def test_a_teacher_is_a_folder_or_a_workdir(folders, tmp_path, capsys, monkeypatch):
   run = tmp_path / "run"
   assert call(convert, capsys, f"--from={folders('bert')}", f"--to={run}", "--format=workdir")[0] == 0

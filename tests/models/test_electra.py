@@ -89,6 +89,7 @@ def test_published_parameter_counts(variant, want):
   assert electra.build(30_522, 128, variant=variant, head="none").size == want
 
 
+@pytest.mark.slow
 def test_one_device_equals_eight():
   model, params = made()
   loss = lambda p: sum(losses(model, p))

@@ -92,7 +92,8 @@ def tuned(model: torch.nn.Module) -> None:
       p.mul_(0.4)
     if "rel_attn" in name and p.dim() == 3 and "seg_embed" not in name:
       p.copy_(1.2 * torch.randn(p.shape) / p.shape[0] ** 0.5)
-  if hasattr(model, "lm_head") and not model.config.scale_decoder_outputs and model.config.d_kv == 6:
+  own_head = model.config.model_type == "t5" and not model.config.scale_decoder_outputs and model.config.d_kv == 6
+  if own_head and hasattr(model, "lm_head"):
     model.lm_head.weight = torch.nn.Parameter(0.2 * torch.randn(VOCAB, model.config.d_model))
     model.all_tied_weights_keys.pop("lm_head.weight", None)
 

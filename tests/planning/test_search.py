@@ -20,6 +20,7 @@ def axes(ranked):
   return {axis for c in ranked for axis, size in c.way.mesh.items() if size > 1}
 
 
+@pytest.mark.slow
 def test_each_network_is_tried_on_the_axes_that_it_can_use():
   dense = searched("gpt2.py:debug", "v5e", 8, 64)
   assert axes(dense) == {"data", "fsdp", "stage", "context", "tensor"}
@@ -33,6 +34,7 @@ def test_each_network_is_tried_on_the_axes_that_it_can_use():
   assert not axes(recurrent) & {"stage", "context", "expert"} and {c.way.remat for c in recurrent} == {None}
 
 
+@pytest.mark.slow
 def test_replicas_only_where_the_fast_links_end():
   assert "replica" in axes(searched("gpt2.py:debug", "h100", 16, 64))
   assert "replica" not in axes(searched("gpt2.py:debug", "h100", 8, 64))
@@ -53,7 +55,8 @@ def test_a_small_model_wants_copies_with_split_state():
 
 
 @pytest.mark.parametrize("name, chip, count, rows", [("decoder.py:llama3-8b", "h100", 64, 256),
-                                                     ("decoder.py:llama3-70b", "v5p", 256, 512)])
+                                                     pytest.param("decoder.py:llama3-70b", "v5p", 256, 512,
+                                                                  marks=pytest.mark.slow)])
 def test_a_large_model_wants_split_weights(name, chip, count, rows):
   ranked = searched(name, chip, count, rows, 128_256)
   way = ranked[0].way
@@ -62,6 +65,7 @@ def test_a_large_model_wants_split_weights(name, chip, count, rows):
   assert "--config.mesh.fsdp=" in " ".join(ranked[0].lines) and "does not fit" in plan_search.table(ranked[-1:])
 
 
+@pytest.mark.slow
 def test_a_mixture_is_estimated_by_the_experts_that_a_token_meets():
   ranked = searched("decoder.py:mixtral-8x7b", "v5p", 64, 512, 32_000)
   assert ranked[0].found["fits"] and 0.2 < ranked[0].found["mfu"] < 1
