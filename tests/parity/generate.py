@@ -122,8 +122,10 @@ def gemma3(r: random.Random) -> tuple[str, Any]:
 def mixtral(r: random.Random) -> tuple[str, Any]:
   sizes = decoder_sizes(r) | dict(num_local_experts=r.choice([3, 4]), num_experts_per_tok=r.choice([1, 2]),
                                   sliding_window=r.choice([None, 4]), router_aux_loss_coef=r.choice([0.1, 0.02]))
-  return f"Mixtral{r.choice([LM, LM, SEQUENCE])}", transformers.MixtralConfig(
-      **sizes, rope_parameters=rope(r, sizes["max_position_embeddings"]))
+  turned = rope(r, sizes["max_position_embeddings"])
+  if turned["rope_type"] != "default":  # the reference needs it said then
+    sizes["head_dim"] = sizes["hidden_size"] // sizes["num_attention_heads"]
+  return f"Mixtral{r.choice([LM, LM, SEQUENCE])}", transformers.MixtralConfig(**sizes, rope_parameters=turned)
 
 
 def qwen3_moe(r: random.Random) -> tuple[str, Any]:
