@@ -48,7 +48,7 @@ def train(workdir: pathlib.Path, config: str, devices: int, monkeypatch) -> np.n
 def test_a_mesh_of_2x2x2_trains_as_one_device(config, tmp_path, monkeypatch):
   one, eight = (train(tmp_path / str(n), config, n, monkeypatch) for n in (1, 8))
   print(f"\n{config}: losses {one[0]:.4f} to {one[STEPS - 1]:.4f}, apart by {np.abs(eight / one - 1).max():.1e}")
-  np.testing.assert_allclose(eight, one, rtol=1e-5)
+  np.testing.assert_allclose(eight, one, rtol=2e-5 if "char_cnn" in config else 1e-5)  # sums over 1,014 places
 
 
 def test_the_families_are_all_models_that_read_text():
