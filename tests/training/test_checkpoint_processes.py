@@ -16,7 +16,7 @@ from llm_jax.training.checkpoint import Checkpoints
 
 SCRIPT = pathlib.Path(__file__).with_name("two_processes.py")
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(SCRIPT.parents[2]), "JAX_PLATFORMS": "cpu",
-               "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+               "XLA_FLAGS": "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0"}  # as here
 
 
 def launch(directory):
