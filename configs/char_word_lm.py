@@ -32,8 +32,8 @@ def get_config(arg: str = "small") -> ConfigDict:
     c.data = dict(name="stdlib", domains=("prose",), mixture="proportional", packing="stream",
                   document_boundaries=False, bos=False,
                   tokenizer=dict(name="words", vocab_size=1_000, special=("eod",)))
-    c.optimizer = dict(name="adamw", peak=5e-3, warmup=20, decay="linear", weight_decay=0.0)
-    c.train = dict(steps=150, batch_size=8, length=24)
+    c.optimizer = dict(name="adamw", peak=1e-2, warmup=20, decay="linear", weight_decay=0.0)
+    c.train = dict(steps=600, batch_size=32, length=24)
     c.evaluation = dict(every=50, batches=10)
     c.checkpoint = dict(every=50)
   return c

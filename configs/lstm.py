@@ -38,7 +38,7 @@ def get_config(arg: str = "zaremba-small") -> ConfigDict:
                   document_boundaries=False, bos=False,
                   tokenizer=dict(name="words", vocab_size=1_000, special=("eod",)))
     c.optimizer = dict(name="adamw", peak=5e-3, warmup=20, decay="linear", weight_decay=0.0)
-    c.train = dict(steps=300, batch_size=16, length=32)
+    c.train = dict(steps=1000, batch_size=16, length=32)
     c.evaluation = dict(every=100, batches=20)
     c.checkpoint = dict(every=100)
   return c
