@@ -22,6 +22,8 @@ from absl import flags
 from llm_jax import doors
 from llm_jax.core.errors import ConfigError
 
+LIBRARIES = ("jax", "jaxlib", "libtpu")  # a plan's figures hold for these versions
+
 
 def define(values: flags.FlagValues) -> None:
   """The flags of this door."""
@@ -82,12 +84,13 @@ def planned(config: Any, target: Any, vocab_size: int | None = None, title: str 
   """
   from llm_jax import experiment
   from llm_jax.planning import compiled
+  from llm_jax.training import machine
 
   config, vocab_size = without_tokenizer(config, vocab_size)
   run = experiment.build(config, devices=target.devices(), vocab_size=vocab_size)
   head = {"config": title, "topology": target.name, "chip": target.chip.kind if target.chip else "local device",
           "devices": target.count, "hosts": target.hosts, "mesh": dict(run.rules.mesh.shape),
-          "versions": compiled.versions(), "parameters": run.model.size,
+          "versions": machine.versions(LIBRARIES), "parameters": run.model.size,
           "tokens": run.train.batch_size * run.train.length}
   found = head | compiled.plan(run.lowered(), target, run.rules.mesh, work_of(run))
   if advise and not found["memory"]["fits"] and target.chip is not None:

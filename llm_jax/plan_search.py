@@ -7,6 +7,7 @@ first; the plan door then compiles the best few and shows both. `estimated` is t
 import dataclasses
 import functools
 import itertools
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -99,15 +100,16 @@ class Estimator:
 
   def __call__(self, way: Way) -> dict[str, Any]:
     """The estimate, as JSON (planning/estimate.py)."""
-    run = self.run(way.remat)
     turns = transfers.Turns(way.accumulate, way.microbatches or way.mesh.get("stage", 1))
-    work = self._work(run)
     again = way.remat is not None and way.remat not in KEEPS_ATTENTION
-    work = dataclasses.replace(work, attention=work.attention * (4 / 3 if again else 1))
+    work = dataclasses.replace(self.work, attention=self.work.attention * (4 / 3 if again else 1))
     layout = estimate.Layout(way.mesh, turns, way.split_state, *self._layout(way.mesh, way.split_state))
     return estimate.estimate(self._trace(way.remat), layout, self.chip, work)
 
-  def _work(self, run: Any) -> estimate.Work:
+  @functools.cached_property
+  def work(self) -> estimate.Work:
+    """What a step is asked to do, whatever the way."""
+    run = self.any_run
     tokens, length = run.train.batch_size * run.train.length, run.train.length
     dense, whole = flops.per_token(run.model, 0), flops.per_token(run.model, length)
     net = transfers.network(run.model, run.model.shapes, run.model.logical_axes)
@@ -142,13 +144,12 @@ class Estimator:
       losses = run.objective(run.model.apply, {**zeros, **params}, batch, None, {})
       return (losses.values * losses.weights).sum() + losses.auxiliary
     with plain_layers():
-      width = transfers.network(run.model, run.model.shapes, run.model.logical_axes).width
-      return estimate.trace(loss, params, batch_of, self.vocab_size or run.corpus.vocab_size, width)
+      return estimate.trace(loss, params, batch_of, self.vocab_size or run.corpus.vocab_size, self.work.net.width)
 
   def allows(self, **axes: int) -> bool:
     """Whether the network can be cut along these axes: its step is traced on such a mesh."""
     run, plan = self.any_run, self.any_run.curriculum.plan(0, self.any_run.curriculum.init())
-    mesh = device_mesh.abstract({"data": 1, **axes}, functools.reduce(lambda a, b: a * b, axes.values()))
+    mesh = device_mesh.abstract({"data": 1, **axes}, math.prod(axes.values()))
     rules = ShardingRules(mesh)  # type: ignore[arg-type]
     state, batch = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype),
                                 (run.abstract_state, run.abstract_batch(plan)))
@@ -185,19 +186,17 @@ def apart(ranked: list[Candidate]) -> list[Candidate]:
 
 def _meshes(estimator: Estimator) -> Iterator[dict[str, int]]:
   """The meshes that the config's network and rows allow (planning/meshes.py)."""
-  train, factor = estimator.any_run.train, next(n for n in range(2, estimator.count + 2) if estimator.count % n == 0 or
-                                                n > estimator.count)
-  allowed = {axis: estimator.count > 1 and estimator.allows(**{axis: factor}) for axis in ("stage", "context")}
-  model = estimator.any_run.model
+  count, train, model = estimator.count, estimator.any_run.train, estimator.any_run.model
+  least = next((n for n in range(2, count + 1) if count % n == 0), None)  # ways of the smallest cut; None of one device
+  allowed = {axis: least is not None and estimator.allows(**{axis: least}) for axis in ("stage", "context")}
   allowed["context"] &= flops.attention_width(model) > 0  # without attention nothing is gained by cutting sequences
-  return meshes.candidates(model, estimator.chip, estimator.count, train.batch_size, train.length,
-                           allowed)
+  return meshes.candidates(model, estimator.chip, count, train.batch_size, train.length, allowed)
 
 
 def _ways(estimator: Estimator, mesh: Mapping[str, int]) -> Iterator[Way]:
   """The ways to run on one mesh."""
   rows, stage = estimator.any_run.train.batch_size, mesh["stage"]
-  parts = rows // mesh["replica"] // mesh["data"] // mesh["fsdp"] // mesh["expert"]
+  parts = rows // math.prod(mesh[axis] for axis in transfers.BATCH)
   pipelined = (None,) if stage == 1 else tuple(stage * n for n in PIPELINED)
   for remat, micro, split, piped in itertools.product(
       estimator.policies, MICRO_BATCHES, (False, True) if mesh["data"] > 1 else (False,), pipelined):
@@ -229,7 +228,7 @@ def estimated(config: Config, vocab_size: int | None, chip: Chip, count: int) ->
   axes = {a: n for a, n in resolved["mesh"].items() if a in device_mesh.AXES}
   mesh = device_mesh.sizes(axes, count)
   train, piped = resolved["train"], resolved["mesh"]["microbatches"] or mesh["stage"]
-  rows = mesh["replica"] * mesh["data"] * mesh["fsdp"] * mesh["expert"] * train["accumulate"] * piped
+  rows = math.prod(mesh[axis] for axis in transfers.BATCH) * train["accumulate"] * piped
   if train["batch_size"] % rows:
     raise ConfigError("config.train.batch_size", f"{train['batch_size']} examples do not divide into {rows} parts",
                       accepted=f"a multiple of {rows}")

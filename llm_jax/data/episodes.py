@@ -103,8 +103,8 @@ class EpisodeEvaluation:
     one = dataclasses.replace(plan, batch=1, knobs={**plan.knobs, **self.knobs})
     name = ("evaluation",) if self.seed == 0 else ("evaluation", "seed", self.seed)
     batch = joined([self.sampler(generator(*name, i), one) for i in chosen])
-    for name in {"weights", "segment_ids"} & batch["query"].keys():
-      batch["query"][name][[i >= self.tasks for i in chosen]] = 0
+    for field in {"weights", "segment_ids"} & batch["query"].keys():
+      batch["query"][field][[i >= self.tasks for i in chosen]] = 0
     return batch
 
 

@@ -6,9 +6,8 @@ from typing import Any
 import jax
 from flax import nnx
 
-from llm_jax.core.derivatives import plain
 from llm_jax.layers import cache as kv
-from llm_jax.layers.doors import platform
+from llm_jax.layers.doors import tpu_forms
 from llm_jax.layers.dot_product import Implementation, Visibility, attend
 from llm_jax.layers.linear import Init, Linear
 from llm_jax.layers.norm import RMSNorm
@@ -62,7 +61,7 @@ class Attention(nnx.Module):
   def _early_scale(self) -> float | None:
     """The scale of the scores where the weights of the queries take it: a TPU's kernel wants scaled queries, and to
     scale them and their gradients takes two passes, to scale weights none. Not where a norm comes in between."""
-    return self._scale if platform() == "tpu" and self.query_norm is None and not plain() else None
+    return self._scale if tpu_forms() and self.query_norm is None else None
 
   def keys_and_values(self, x_BMD: jax.Array,
                       rotation: tuple[jax.Array, jax.Array] | None = None) -> tuple[jax.Array, jax.Array]:

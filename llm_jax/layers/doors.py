@@ -21,6 +21,11 @@ def partitioned() -> bool:
   return active is not None and active.mesh.size > 1
 
 
+def tpu_forms() -> bool:
+  """Whether forms that suit a TPU's compiler may be taken here."""
+  return platform() == "tpu" and not plain()
+
+
 def cpu_forms() -> bool:
   """Whether hand-ordered forms for one CPU device may be taken here."""
   return platform() == "cpu" and not partitioned() and not plain()

@@ -10,10 +10,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from llm_jax.core.derivatives import plain
 from llm_jax.core.model import elementwise_normal, parameter
 from llm_jax.layers import linear_cpu
-from llm_jax.layers.doors import cpu_forms, platform
+from llm_jax.layers.doors import cpu_forms, tpu_forms
 from llm_jax.parallel import gathered
 
 Init = jax.nn.initializers.Initializer
@@ -70,6 +69,6 @@ class Linear(nnx.Module):
     kernel, bias = self.kernel[...], None if self.bias is None else self.bias[...]
     if factor is not None and factor != 1.0:
       kernel, bias = kernel * factor, None if bias is None else bias * factor
-    late = bias is not None and bias.ndim > 1 and platform() == "tpu" and not plain()
+    late = bias is not None and bias.ndim > 1 and tpu_forms()
     y = linear(x, kernel, None if late else bias, self.axes, len(self.inputs))
     return add_bias(y, bias) if late else y

@@ -7,7 +7,7 @@ from flax import nnx
 from llm_jax.core.derivatives import plain
 from llm_jax.core.model import parameter
 from llm_jax.layers import norm_gradient
-from llm_jax.layers.doors import platform
+from llm_jax.layers.doors import tpu_forms
 from llm_jax.layers.recompute import in_float32
 
 
@@ -22,7 +22,7 @@ class LayerNorm(nnx.Module):
   def __call__(self, x: jax.Array) -> jax.Array:
     bias = None if self.bias is None else self.bias[...]
     if not plain():
-      return norm_gradient.norm(x, self.scale[...], bias, self.epsilon, True, platform() == "tpu")
+      return norm_gradient.norm(x, self.scale[...], bias, self.epsilon, True, tpu_forms())
     def norm(x: jax.Array, scale: jax.Array, bias: jax.Array | None) -> jax.Array:
       mean = x.mean(-1, keepdims=True)
       variance = jnp.square(x - mean).mean(-1, keepdims=True)

@@ -1,10 +1,10 @@
 """LayerNorm and RMSNorm with a backward pass written out.
 
 Differentiated by JAX, a norm that is recomputed from its input makes four to five float32 passes over the residual
-stream. Written out, its statistics are kept (two numbers per token, which remat policies that keep anything keep too,
-by name), the normalised input is computed inside each reduction, and one pass gives the gradient: two thirds of the
-time on two CPU cores in either dtype at (8, 256, 384), and on a v5e none of the passes over rows that took 23 of the
-292 million cycles of a 124M step.
+stream. Written out, its statistics are kept (two numbers per token, which halves of a layer that are computed again
+keep too, by name), the normalised input is computed inside each reduction, and one pass gives the gradient: two thirds
+of the time on two CPU cores in either dtype at (8, 256, 384), and on a v5e none of the passes over rows that took 23 of
+the 292 million cycles of a 124M step.
 """
 
 import functools

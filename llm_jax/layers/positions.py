@@ -12,9 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from llm_jax.core.derivatives import plain
 from llm_jax.core.errors import ConfigError, unknown_name
-from llm_jax.layers.doors import platform
+from llm_jax.layers.doors import tpu_forms
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,7 +111,7 @@ def rotation(positions_BL: jax.Array, frequencies: jax.Array, factor: float = 1.
 
 def rotate(x_BLHK: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
   """Rotates the pairs (i, i + K/2), in float32."""
-  if platform() == "tpu" and not plain():
+  if tpu_forms():
     whole = lambda first, second: jnp.concatenate([first, second], axis=-1)
     return _rotate_whole(x_BLHK, whole(cos, cos), whole(-sin, sin))
   first, second = jnp.split(x_BLHK.astype(jnp.float32), 2, axis=-1)

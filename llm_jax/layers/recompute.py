@@ -17,8 +17,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from llm_jax.core.derivatives import plain
-from llm_jax.layers.doors import platform
+from llm_jax.layers.doors import tpu_forms
 
 _looped: contextvars.ContextVar[bool] = contextvars.ContextVar("inside a loop over layers", default=False)
 
@@ -35,7 +34,7 @@ def in_loop() -> Iterator[None]:
 
 def checkpoint(function: Callable[..., Any], keep: tuple[str, ...] = ()) -> Callable[..., Any]:
   """`function`, whose backward pass computes it again; keep: names (`checkpoint_name`) of what is kept all the same."""
-  if platform() == "tpu" and not (_looped.get() or plain()):
+  if tpu_forms() and not _looped.get():
     return functools.partial(_behind_a_barrier, function)
   policy = jax.checkpoint_policies.save_only_these_names(*keep) if keep else None
   return jax.checkpoint(function, policy=policy, prevent_cse=not _looped.get())
@@ -80,8 +79,7 @@ def between_products(function: Callable[..., jax.Array], *arrays: jax.Array) -> 
   which slows those down by more than it takes to write each array once (4 % of the step of an 8B decoder on v5p, by
   the compiler's own estimate). There they are therefore written.
   """
-  on_tpu = platform() == "tpu" and not plain()
-  return _written(function)(*arrays) if on_tpu else checkpoint(function)(*arrays)
+  return _written(function)(*arrays) if tpu_forms() else checkpoint(function)(*arrays)
 
 
 def _written(function: Callable[..., jax.Array]) -> Callable[..., jax.Array]:

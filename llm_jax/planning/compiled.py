@@ -1,8 +1,6 @@
 """The real train step compiled for a topology, and what the compiled program says about memory, time and transfers."""
 
-import contextlib
 import dataclasses
-import importlib.metadata
 import math
 import re
 import time
@@ -50,15 +48,6 @@ def plan(lowered: Any, topology: Topology, mesh: Any, work: Work) -> dict[str, A
           "collectives": found.collectives, "kernels": dict(found.kernels),
           "hottest": [{"cycles": c, "what": w, "source": s} for c, w, s in found.hottest],
           "compile_seconds": round(seconds, 1)}
-
-
-def versions() -> dict[str, str]:
-  """Of the libraries that a plan depends on: its figures hold for these."""
-  found = {}
-  for name in ("jax", "jaxlib", "libtpu"):
-    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-      found[name] = importlib.metadata.version(name)
-  return found
 
 
 def state_bytes(tree: Any) -> int:

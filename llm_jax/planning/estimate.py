@@ -140,7 +140,7 @@ def estimate(traced: Traced, layout: Layout, chip: Chip, work: Work) -> dict[str
     traffic += 2 * work.net.layers / stage * _gathered(layout, work.net) * micro
   if get("context") > 1:  # blocks of scores are written and read, a few times each way
     traffic += 6 * 4 * work.attention / count / (12 * work.net.head)
-  seconds = (max(arithmetic, moving) + UNHIDDEN * min(arithmetic, moving) + traffic / chip.bandwidth)
+  seconds = max(arithmetic, moving) + UNHIDDEN * min(arithmetic, moving) + traffic / chip.bandwidth
   return {"memory": {**memory, "peak": int(peak)}, "fits": peak < 0.95 * chip.memory, "seconds": seconds,
           "mfu": work.flops / (seconds * count * chip.peak),
           "parts": {"arithmetic": arithmetic, "transfers": moving, "memory traffic": traffic / chip.bandwidth}}

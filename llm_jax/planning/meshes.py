@@ -13,6 +13,7 @@ from llm_jax.core.errors import ConfigError
 from llm_jax.parallel import mesh as device_mesh
 from llm_jax.parallel.rules import ShardingRules
 from llm_jax.planning.hardware import Chip
+from llm_jax.planning.transfers import BATCH
 
 CUTTING = ("fsdp", "stage", "expert", "tensor")  # the axes that must find something of the parameters to cut
 MOST = {"tensor": 16, "context": 16, "stage": 16}  # beyond these each share of the work is too small to be worth it
@@ -34,7 +35,7 @@ def candidates(model: Any, chip: Chip, count: int, rows: int, length: int,
       continue
     if sizes["replica"] not in (1, count // near) or length % sizes["context"] or sizes["tensor"] > near:
       continue
-    parts = math.prod(sizes[axis] for axis in ("replica", "data", "fsdp", "expert")) * sizes["stage"]
+    parts = math.prod(sizes[axis] for axis in BATCH) * sizes["stage"]
     if rows % parts == 0 and cuts(model, sizes, count):
       yield sizes
 

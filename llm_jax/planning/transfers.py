@@ -10,11 +10,12 @@ import math
 from collections.abc import Mapping
 
 from llm_jax.parallel.mesh import AXES
+from llm_jax.parallel.rules import TABLE
 from llm_jax.planning.hardware import Chip
 
 LATENCY = 20e-6  # seconds of a collective beside its bytes
 WEIGHTS = 8  # arrays of a layer that are gathered or summed one by one
-BATCH = ("replica", "data", "fsdp", "expert")
+BATCH = tuple(TABLE["batch"] or ())  # the mesh axes that cut the rows of a batch
 
 
 @dataclasses.dataclass(frozen=True)

@@ -262,4 +262,3 @@ class Loop:
   def _drain(self) -> None:
     while self._flying:
       self._land()
-

@@ -1,8 +1,10 @@
 """What a run ran on, for DIR/machine.json: devices, library versions, host. Nothing in it enters the computation."""
 
+import contextlib
 import importlib.metadata
 import os
 import platform
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -33,7 +35,7 @@ def describe() -> dict[str, Any]:
       },
       "python": platform.python_version(),
       "libraries": {"llm_jax": llm_jax.__version__}
-                   | {name: version for name in LIBRARIES if (version := _version(name))},
+                   | versions(LIBRARIES),
       "xla_flags": os.environ.get("XLA_FLAGS", ""),
   }
 
@@ -58,8 +60,10 @@ def memory_bytes() -> int | None:
     return None
 
 
-def _version(name: str) -> str | None:
-  try:
-    return importlib.metadata.version(name)
-  except importlib.metadata.PackageNotFoundError:
-    return None
+def versions(names: Iterable[str]) -> dict[str, str]:
+  """{name: version} of those libraries that are installed."""
+  found = {}
+  for name in names:
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+      found[name] = importlib.metadata.version(name)
+  return found

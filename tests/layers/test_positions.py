@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from llm_jax.core.errors import ConfigError
-from llm_jax.layers import positions
+from llm_jax.layers import doors
 from llm_jax.layers.positions import Rope, inverse_frequencies, rotate, rotation
 
 WIDTH = 16
@@ -82,6 +82,6 @@ def test_whole_heads_turn_as_halves_do(dtype, monkeypatch):
     y, pull_back = jax.vjp(lambda x: rotate(x, *angles), x)
     return y, *pull_back(jnp.flip(x))
   wanted = turned(x)
-  monkeypatch.setattr(positions, "platform", lambda: "tpu")
+  monkeypatch.setattr(doors, "platform", lambda: "tpu")
   for found, plain in zip(turned(x), wanted):
     np.testing.assert_allclose(found.astype(jnp.float32), plain.astype(jnp.float32), rtol=1e-6, atol=1e-6)
