@@ -33,7 +33,7 @@ def define(values: flags.FlagValues) -> None:
                     flag_values=values)
   flags.DEFINE_string("topology", None, "v5e:2x4, v5p:4x4x4, v6e:4x4, h100:8, ..., or local.", flag_values=values)
   flags.DEFINE_integer("vocab_size", None, "Vocabulary of the planned model; default: the config's own.",
-                       flag_values=values)
+                       lower_bound=1, flag_values=values)
   flags.DEFINE_bool("search", False, "Rank ways to run the config there.", flag_values=values)
   flags.DEFINE_integer("compile", 2, "How many of the best the search compiles, for a TPU.", lower_bound=0,
                        flag_values=values)
@@ -47,6 +47,8 @@ def main(values: Any, overrides: doors.Overrides) -> int:
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
   from llm_jax import experiment
 
+  if values.schedule and (values.topology is not None or values.search):
+    raise ConfigError("--schedule", "given beside --topology or --search", accepted="one of them at a time")
   if not values.schedule and values.topology is None:
     raise ConfigError("--topology", "required but not given", accepted="v5e:2x4, v5p:4x4x4, local, ...; or --schedule")
   config = doors.read_config(values.config, values.workdir, overrides, experiment.SCHEMA)

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import re
 import shlex
 import subprocess
 import sys
@@ -13,6 +14,20 @@ def parser(description: str | None) -> argparse.ArgumentParser:
   made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
   made.add_argument("--print", action="store_true", dest="show", help="show what would run, run nothing")
   return made
+
+
+def count(text: str) -> int:
+  """A flag's whole number from 1."""
+  if not text.isdecimal() or int(text) < 1:
+    raise argparse.ArgumentTypeError(f"got {text!r}; accepted: a whole number from 1")
+  return int(text)
+
+
+def chips(text: str) -> str:
+  """A flag's shape of a TPU slice."""
+  if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*){1,2}", text):
+    raise argparse.ArgumentTypeError(f"got {text!r}; accepted: chips along each axis, as 2x4 or 4x4x4")
+  return text
 
 
 def split(argv: Sequence[str]) -> tuple[list[str], list[str]]:

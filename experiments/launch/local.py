@@ -106,8 +106,8 @@ def main(argv: Sequence[str]) -> int:
   """Starts, waits, ends with the first failure's exit code; a signal goes to process 0, which tells the others."""
   own, arguments = command.split(argv)
   flags = command.parser(__doc__)
-  flags.add_argument("--processes", type=int, required=True, help="how many")
-  flags.add_argument("--fake_devices", type=int, default=None, help="pretend that each has so many CPU devices")
+  flags.add_argument("--processes", type=command.count, required=True, help="how many")
+  flags.add_argument("--fake_devices", type=command.count, default=None, help="so many CPU devices pretended for each")
   flags.add_argument("--grace", type=float, default=GRACE, help="seconds that the others have after a failure")
   values = flags.parse_args(own)
   port = free_port()

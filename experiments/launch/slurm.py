@@ -34,8 +34,8 @@ def main(argv: Sequence[str]) -> int:
   """Writes the script and hands it to sbatch."""
   own, arguments = command.split(argv)
   flags = command.parser(__doc__)
-  flags.add_argument("--nodes", type=int, default=1)
-  flags.add_argument("--tasks_per_node", type=int, default=1, help="processes on a node: one for each accelerator")
+  flags.add_argument("--nodes", type=command.count, default=1)
+  flags.add_argument("--tasks_per_node", type=command.count, default=1, help="one process for each accelerator")
   flags.add_argument("--gpus_per_task", type=int, default=1)
   flags.add_argument("--time", default="24:00:00", help="HH:MM:SS")
   flags.add_argument("--partition", default="")

@@ -56,8 +56,8 @@ def main(argv: Sequence[str]) -> int:
   own, arguments = command.split(argv)
   flags = command.parser(__doc__)
   flags.add_argument("--workdir", required=True, help="of the run: where its checkpoints are looked for")
-  flags.add_argument("--processes", type=int, default=1, help="more than 1: as experiments.launch.local")
-  flags.add_argument("--fake_devices", type=int, default=None, help="of each process")
+  flags.add_argument("--processes", type=command.count, default=1, help="more than 1: as experiments.launch.local")
+  flags.add_argument("--fake_devices", type=command.count, default=None, help="of each process")
   values = flags.parse_args(own)
   run = command.train([*arguments, f"--workdir={values.workdir}"], sys.executable)
   if values.processes > 1 or values.fake_devices:

@@ -4,14 +4,15 @@
 tokens and experts together (an exchange between devices) is another function with these arguments.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from llm_jax.layers.grouped import grouped
 from llm_jax.layers.recompute import in_float32
-from llm_jax.parallel import exchange
+from llm_jax.parallel import exchange, gathered
 from llm_jax.parallel.rules import constrain
 from llm_jax.parallel.shard import per_shard
 
@@ -44,40 +45,40 @@ def compute(x_BLD: jax.Array, choice_BLK: jax.Array, weight_BLK: jax.Array, kern
 def dropless(x_BLD: jax.Array, choice_BLK: jax.Array, weight_BLK: jax.Array, kernels: Kernels, act: Act) -> jax.Array:
   """Every choice is served: tokens sorted by expert, one grouped product over all experts (Gale et al. 2022).
 
-  Each device sorts its own rows and multiplies them with its part of every expert's width. Where the mesh gives each
-  device some of the experts, rows go to those that they chose and the results come back (Lepikhin et al. 2021).
+  Each device sorts its own rows and multiplies them with its part of every expert's hidden width; what `fsdp` splits it
+  gathers first (parallel/gathered.py). Where the mesh gives each device some of the experts, rows go to those that they
+  chose and the results come back (Lepikhin et al. 2021).
   """
   axis, ways = exchange.axis_of("experts")
-  def local(x: jax.Array, choice: jax.Array, weight: jax.Array, gate: jax.Array, up: jax.Array,
-            down: jax.Array) -> jax.Array:
+  wide, narrow = ("experts", "embed", "mlp"), ("experts", "mlp", "embed")
+  axes, places = zip(*(gathered.given(names, kernel) for names, kernel in zip((wide, wide, narrow), kernels)))
+  def local(x: jax.Array, choice: jax.Array, weight: jax.Array, *parts: jax.Array) -> jax.Array:
     experts, per_token = choice.reshape(-1), choice.shape[-1]
     order = jnp.argsort(experts, stable=True)
     rows = x.reshape(-1, x.shape[-1])[order // per_token]
     if ways == 1:
-      y = _of_experts(rows, experts[order], Kernels(gate, up, down), act)
+      y = _of_experts(rows, experts[order], Kernels(*parts), places, act)
     else:
-      came, own, back = exchange.to_owners(rows, experts[order], gate.shape[0], axis, ways)
+      came, own, back = exchange.to_owners(rows, experts[order], parts[0].shape[0], axis, ways)
       by_expert = jnp.argsort(own, stable=True)
-      y = back(_of_experts(came[by_expert], own[by_expert], Kernels(gate, up, down), act)[jnp.argsort(by_expert)])
+      y = back(_of_experts(came[by_expert], own[by_expert], Kernels(*parts), places, act)[jnp.argsort(by_expert)])
     y = y[jnp.argsort(order)].reshape(*choice.shape, x.shape[-1])
     return (y * weight[..., None].astype(y.dtype)).sum(-2)
 
-  tokens, columns = ("batch", "length", None), ("experts", None, "mlp")
-  run = per_shard(local, (tokens, tokens, tokens, columns, columns, ("experts", "mlp", None)), tokens, summed="mlp")
+  tokens = ("batch", "length", None)
+  run = per_shard(local, (tokens, tokens, tokens, *axes), tokens, summed="mlp")
   return run(x_BLD, choice_BLK, weight_BLK, *kernels)
 
 
-def _of_experts(rows_TD: jax.Array, expert_T: jax.Array, kernels: Kernels, act: Act) -> jax.Array:
-  """Rows in the order of their experts -> (T, D); zeros for those at the end whose expert is none of these."""
+def _of_experts(rows_TD: jax.Array, expert_T: jax.Array, kernels: Kernels, places: Sequence[int | None],
+                act: Act) -> jax.Array:
+  """Rows in the order of their experts -> (T, D); zeros for those at the end whose expert is none of these.
+
+  places: of each kernel the dimension of which this device has a part.
+  """
   sizes = jnp.bincount(expert_T, length=kernels.gate.shape[0]).astype(jnp.int32)
-  hidden = in_float32(act, _grouped(rows_TD, kernels.gate, sizes)) * _grouped(rows_TD, kernels.up, sizes)
-  return _grouped(hidden, kernels.down, sizes)
-
-
-def _grouped(rows_TI: jax.Array, kernel_EIO: jax.Array, sizes_E: jax.Array) -> jax.Array:
-  """Consecutive groups of rows, each times its own matrix."""
-  y = jax.lax.ragged_dot(rows_TI, kernel_EIO.astype(rows_TI.dtype), sizes_E, preferred_element_type=jnp.float32)
-  return y.astype(rows_TI.dtype)
+  product = lambda rows, i: grouped(rows, kernels[i], sizes, places[i])
+  return product(in_float32(act, product(rows_TD, 0)) * product(rows_TD, 1), 2)
 
 
 def limited(x_BLD: jax.Array, choice_BLK: jax.Array, weight_BLK: jax.Array, kernels: Kernels, act: Act, slots: int,

@@ -4,12 +4,14 @@ A product of rows with such a weight runs on each device over its own rows: the 
 of the product, and the backward pass gathers it again, so that no whole weight outlives its use. The gradient is summed
 and scattered in turn along each direction in which the devices are linked, and the last sum is in the weight's own
 dtype. Left to itself the compiler of a TPU sums whole gradients on every device and throws most of each away: four
-times the bytes (docs/meshes.md). Where other axes of the mesh cut the work the compiler's way stays.
+times the bytes (docs/meshes.md). Where other axes of the mesh cut the work the compiler's way stays for `on_rows`;
+`within` serves functions that run on each device whatever the mesh, as those of experts do.
 """
 
 import itertools
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,8 +22,8 @@ from llm_jax.core.derivatives import plain
 from llm_jax.parallel import rules
 
 AXIS = "fsdp"
-Function = Callable[[jax.Array, jax.Array], jax.Array]  # (rows (R, ...), whole weight) -> (R, ...)
-Pullback = Callable[[jax.Array, jax.Array], jax.Array]  # (rows, gradient of the result) -> that of the whole weight
+Function = Callable[[Any, jax.Array], jax.Array]  # (rows (R, ...), whole weight) -> (R, ...)
+Pullback = Callable[[Any, jax.Array], jax.Array]  # (rows, gradient of the result) -> that of the whole weight
 
 
 def on_rows(function: Function, rows: jax.Array, weight: jax.Array, axes: Sequence[str | None], dtype: jnp.dtype,
@@ -46,12 +48,35 @@ def on_rows(function: Function, rows: jax.Array, weight: jax.Array, axes: Sequen
   return jax.shard_map(local, mesh=active.mesh, in_specs=(batch, split), out_specs=batch, check_vma=False)(rows, weight)
 
 
+def given(axes: Sequence[str | None], weight: jax.Array) -> tuple[tuple[str | None, ...], int | None]:
+  """How a per-device function (parallel/shard.py) is given a weight with these logical axes -> (the axes by which it
+  comes in parts, the dimension of it that `within` is to gather). Without the latter 'embed' comes whole."""
+  active = rules.active()
+  if active is not None and not plain() and active.gather_weights != "compiler" and isinstance(active.mesh, Mesh):
+    place = _split(active.spec(axes, weight.shape, "weight"))
+    if place is not None:
+      return tuple(axes), place
+  return tuple(None if axis == "embed" else axis for axis in axes), None
+
+
+def within(function: Function, rows: Any, part: jax.Array, place: int, dtype: jnp.dtype,
+           pullback: Pullback | None = None) -> jax.Array:
+  """As `on_rows`, inside a per-device function that was given this `part` of the weight; rows: arrays in any tree."""
+  active = rules.active()
+  assert active is not None, "`given` names a place only under rules"
+  return _gathering(function, place, part.dtype, dtype, active.mesh, pullback)(rows, part)
+
+
+def _split(spec: PartitionSpec) -> int | None:
+  """The dimension that `fsdp` alone splits."""
+  return next((i for i, entry in enumerate(spec) if entry == AXIS), None)
+
+
 def _place(active: rules.ShardingRules, rows: jax.Array, weight: jax.Array, axes: Sequence[str | None]) -> int | None:
   """The dimension of the weight that is split; None where this product is the compiler's."""
   if not active.program_gathers or rows.shape[0] % active.ways("batch"):
     return None
-  spec = active.spec(axes, weight.shape, "weight")
-  return next((i for i, entry in enumerate(spec) if entry == AXIS), None)
+  return _split(active.spec(axes, weight.shape, "weight"))
 
 
 def _gathering(function: Function, place: int, stored: jnp.dtype, dtype: jnp.dtype, mesh: Mesh,
@@ -76,13 +101,13 @@ def _gathering(function: Function, place: int, stored: jnp.dtype, dtype: jnp.dty
     return jnp.moveaxis(parts[:each, :columns].reshape(each, *rest), 0, place)
 
   @jax.custom_vjp
-  def run(rows: jax.Array, part: jax.Array) -> jax.Array:
+  def run(rows: Any, part: jax.Array) -> jax.Array:
     return function(rows, whole(part))
 
-  def forward(rows: jax.Array, part: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+  def forward(rows: Any, part: jax.Array) -> tuple[jax.Array, tuple[Any, jax.Array]]:
     return run(rows, part), (rows, part)
 
-  def backward(kept: tuple[jax.Array, jax.Array], gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
+  def backward(kept: tuple[Any, jax.Array], gradient: jax.Array) -> tuple[Any, jax.Array]:
     rows, part = kept
     of_rows, of_weight = jax.vjp(function, rows, whole(part, again=True))[1](gradient)
     return of_rows, share(of_weight if pullback is None else pullback(rows, gradient))

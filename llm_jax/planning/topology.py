@@ -93,8 +93,10 @@ def parse(name: str) -> Topology:
     raise ConfigError("--topology", f"got {name!r}", accepted=SPELLING, nearest=nearest_name(family, known))
   sizes = tuple(int(n) for n in shape.split("x"))
   wanted = AXES.get(family, 1)
-  if len(sizes) != wanted or min(sizes) < 1:
+  if len(sizes) != wanted:
     raise ConfigError("--topology", f"{name!r} has {len(sizes)} axes, {family} has {wanted}", accepted=SPELLING)
+  if min(sizes) < 1:
+    raise ConfigError("--topology", f"{name!r} has no devices", accepted=SPELLING)
   return Topology(f"{family}:{shape}", "tpu" if family in TPUS else "gpu", known[family], sizes)
 
 

@@ -46,6 +46,18 @@ def test_first_host(nodes, first):
   assert cluster.first_host(nodes) == first
 
 
+@pytest.mark.parametrize("launcher, flags, wrong", [
+    (local, ["--processes=0"], "--processes"), (supervise, ["--workdir=w", "--processes=-1"], "--processes"),
+    (slurm, ["--nodes=two"], "--nodes"),
+    (gke, ["--name=n", "--image=i", "--topology=4xx4"], "--topology")], ids=lambda v: getattr(v, "__name__", None))
+def test_what_cannot_be_is_refused(launcher, flags, wrong, capsys):
+  with pytest.raises(SystemExit) as stop:
+    launcher.main(["--print", *flags, *RUN])
+  assert stop.value.code == 2
+  said = capsys.readouterr().err
+  assert wrong in said and "accepted" in said
+
+
 def test_local_shows_one_command_for_each_process(capsys):
   assert local.main(["--processes=2", "--fake_devices=4", "--print", *RUN]) == 0
   lines = capsys.readouterr().out.splitlines()

@@ -22,6 +22,7 @@ MODELS = {
     "llama": dict(name="decoder", variant="debug", width=16, depth=4, heads=4, kv_heads=2, head_width=4, hidden=32,
                   dropout=0.0, remat="split"),
 }
+MODELS["mixtral"] = MODELS["llama"] | dict(variant="debug-mixtral", experts=4)
 FSDP = dict(data=1, fsdp=8)
 
 
@@ -54,7 +55,8 @@ def as_cube(monkeypatch):
   monkeypatch.setattr(gathered, "links", lambda mesh, axis: (2,) * (mesh.shape[axis].bit_length() - 1))
 
 
-@pytest.mark.parametrize("model, mesh", [("gpt", FSDP), ("llama", FSDP), ("llama", dict(data=2, fsdp=4))])
+@pytest.mark.parametrize("model, mesh", [("gpt", FSDP), ("llama", FSDP), ("llama", dict(data=2, fsdp=4)),
+                                         ("mixtral", FSDP), ("mixtral", dict(data=1, expert=2, fsdp=4))])
 def test_losses_and_gradients_are_those_of_one_device(model, mesh, monkeypatch):
   as_cube(monkeypatch)
   run = build(monkeypatch, model, 8, **mesh)
@@ -74,12 +76,13 @@ def arrays_of(operation, text):
           for types in found for dims in re.findall(r"\w\[([\d,]*)\]", types)]
 
 
-@pytest.mark.parametrize("who, summed_whole", [("auto", False), ("compiler", True)])
-def test_gradients_of_weights_are_scattered_and_nowhere_summed_whole(who, summed_whole, monkeypatch):
+@pytest.mark.parametrize("model, who, summed_whole", [("llama", "auto", False), ("llama", "compiler", True),
+                                                      ("mixtral", "auto", False), ("mixtral", "compiler", True)])
+def test_gradients_of_weights_are_scattered_and_nowhere_summed_whole(model, who, summed_whole, monkeypatch):
   as_cube(monkeypatch)
-  run = build(monkeypatch, "llama", 8, **FSDP, gather_weights=who)
+  run = build(monkeypatch, model, 8, **FSDP, gather_weights=who)
   text = loss_and_gradients(run).lower(run.abstract_state.params, run.batch(0)).compile().as_text()
-  kernels = {a.size // a.shape[0] for n, a in run.model.shapes.items() if n.startswith("blocks") and "kernel" in n}
+  kernels = {a.size // a.shape[0] for n, a in run.model.shapes.items() if n.endswith(("gate.kernel", "down.kernel"))}
   assert bool(kernels & set(arrays_of("all-reduce", text))) == summed_whole
   assert bool(arrays_of("reduce-scatter", text)) != summed_whole
 

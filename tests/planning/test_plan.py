@@ -32,7 +32,7 @@ def test_googles_names_count_cores_or_chips(name, shape):
   assert topology.parse(name).shape == shape
 
 
-@pytest.mark.parametrize("name", ["v5p:4x4", "v5p-100", "v9:2x2", "v5e", "h100:two", ""])
+@pytest.mark.parametrize("name", ["v5p:4x4", "v5p-100", "v9:2x2", "v5e", "v5e:0x4", "h100:0", "h100:two", ""])
 def test_a_wrong_topology_says_what_is_accepted(name):
   with pytest.raises(ConfigError, match="v5e:2x4"):
     topology.parse(name)
