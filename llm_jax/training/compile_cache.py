@@ -28,7 +28,7 @@ def enable(directory: str | os.PathLike) -> Count:
   global _count
   if os.environ.get("LLM_JAX_COMPILE_CACHE", "1") != "0":
     jax.config.update("jax_compilation_cache_dir", os.fspath(directory))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
   if _count is None:
     _count = Count()

@@ -64,6 +64,8 @@ def test_the_debug_size_builds(name, monkeypatch):
     config["data"] = small
   elif "text" in config["data"]:
     config["data"]["text"] = small
+  if config["data"]["name"] == "knowledge_text":
+    config["data"]["transe"] = dict(epochs=2)
   run = in_process.build_from(monkeypatch, config)
   assert "loss" in run.metric_names and run.model.size > 0
 
