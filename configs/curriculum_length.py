@@ -19,6 +19,7 @@ ARMS = {
     "anti": {**LENGTH, "pacing": [(0, 128), (0.7, 64), (0.8, 32), (0.9, 16)]},
     "truncate": {**LENGTH, "mode": "truncate"},
 }
+ARGUMENTS = ("warmup", "full", "anti", "truncate", "debug")
 
 
 def get_config(arg: str = "warmup") -> ConfigDict:

@@ -1,9 +1,12 @@
 """A 5-parity of 100 signs: sparse rows first, mixed throughout, or last; the same rows in all, only in another order.
 
     python -m llm_jax.train --config=configs/curriculum_parity.py:curriculum --workdir=runs/parity
+    python -m llm_jax.train --config=configs/curriculum_parity.py:structure --workdir=runs/parity_structure
+    python -m llm_jax.score --config=configs/curriculum_parity.py:structure --scorer=structure --out=runs/parity_scores
     python -m experiments.run parity
 
 Setting of Abbe, Cornacchia, Lotfi 2023: 30 % of the rows are sparse (p = 0.05), one hidden layer, plain SGD.
+`structure` admits a finite pool of rows by how many of their signs are -1, in place of stages by domain.
 """
 
 from ml_collections import ConfigDict
@@ -13,10 +16,11 @@ ORDERS = {
     "random": dict(name="none"),
     "anti": dict(name="mixture", stages=[(0, {"dense": 1}), (0.7, {"sparse": 1})]),
 }
+ARGUMENTS = ("curriculum", "random", "anti", "structure", "debug")
 
 
 def get_config(arg: str = "curriculum") -> ConfigDict:
-  """arg: curriculum, random (same rows, no order), anti, or debug."""
+  """arg: curriculum, random (same rows, no order), anti, structure (a ranked pool), or debug."""
   c = ConfigDict()
   c.model = dict(name="mlp", inputs=100, hidden=(512,), init="uniform")
   c.data = dict(name="parity", dimensions=100, k=5, p=0.05, mixture={"sparse": 0.3, "dense": 0.7})
@@ -28,6 +32,9 @@ def get_config(arg: str = "curriculum") -> ConfigDict:
   c.checkpoint = dict(every=20_000)
   c.log = dict(every=500)
   c.guard = dict(window=0)
+  if arg == "structure":
+    c.data.pool = 200_000
+    c.curriculum = dict(name="competence", scorer="structure", pacing="linear", c0=0.02, until=0.7)
   if arg == "debug":
     c.train.steps, c.evaluation.every, c.checkpoint.every, c.log.every = 40, 20, 20, 10
     c.data.eval_rows = 1024

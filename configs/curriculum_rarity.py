@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from configs import curriculum_length
 
 ORDERS = ("easy_first", "random", "hard_first")
+ARGUMENTS = ("easy_first", "random", "hard_first", "none", "debug")
 
 
 def get_config(arg: str = "easy_first") -> ConfigDict:

@@ -16,6 +16,7 @@ def grow(dims, points, until, short):
                pacing=[(0, short), (switch, points[1])]),
           dict(name="knobs", until=until, knobs={"n_dims": dict(start=dims[0], end=dims[1], whole=True),
                                                  "n_points": dict(start=points[0], end=points[1], whole=True)})]
+ARGUMENTS = ("curriculum", "none", "paper", "paper_none", "debug")
 
 
 def get_config(arg: str = "curriculum") -> ConfigDict:

@@ -10,6 +10,8 @@ or the adapters alone ('lora'); second derivatives go through the adapted part o
 
 from ml_collections import ConfigDict
 
+ARGUMENTS = ("part", "lora", "debug")
+
 
 def get_config(arg: str = "part") -> ConfigDict:
   """arg: 'part' adapts the value projections, 'lora' adapts LoRA's factors; 'debug' runs in seconds."""

@@ -16,6 +16,7 @@ LEARNERS = {
     "meta_sgd": dict(name="meta_sgd", inner_steps=1, inner_lr=0.01, remat=False, mixed_mode=False),
     "joint": dict(name="none"),
 }
+ARGUMENTS = ("maml", "fomaml", "anil", "meta_sgd", "joint", "reptile", "debug")
 
 
 def get_config(arg: str = "maml") -> ConfigDict:

@@ -7,6 +7,8 @@
 
 from ml_collections import ConfigDict
 
+ARGUMENTS = ("maml", "anil", "prototypical", "in_context", "debug", "centroid", "untrained")
+
 
 def get_config(arg: str = "maml") -> ConfigDict:
   """arg: maml, anil, prototypical, in_context (a small GPT that reads the support set), or debug; baselines without

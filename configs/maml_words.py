@@ -6,6 +6,8 @@
 
 from ml_collections import ConfigDict
 
+ARGUMENTS = ("debug",)
+
 
 def get_config(arg: str = "") -> ConfigDict:
   """arg: 'debug' runs in seconds."""

@@ -14,6 +14,8 @@ in .jsonl and .parquet, per value of a column:
 
 from ml_collections import ConfigDict
 
+ARGUMENTS = ("channel", "grow", "debug")
+
 
 def get_config(arg: str = "") -> ConfigDict:
   """arg: 'channel' predicts the passage from the label, 'grow' starts with one example, 'debug' runs in seconds."""

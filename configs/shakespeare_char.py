@@ -13,6 +13,8 @@ Measured here on a CPU, over the whole held-out tenth instead of random batches:
 
 from ml_collections import ConfigDict
 
+ARGUMENTS = ("cpu", "gpu", "debug")
+
 
 def get_config(arg: str = "cpu") -> ConfigDict:
   """arg: 'cpu', 'gpu', or 'debug'."""

@@ -34,7 +34,6 @@ def main(values: Any, overrides: doors.Overrides) -> int:
   from llm_jax.core.config import parse_value, plain, resolve
   from llm_jax.data import difficulty, scorers, sealed_folder
   from llm_jax.data.corpus import DataContext
-  from llm_jax.data.windows import TrainSource
   from llm_jax.training import settings
 
   knobs = parse_value(values.scorer_knobs)
@@ -51,13 +50,12 @@ def main(values: Any, overrides: doors.Overrides) -> int:
   resolved = resolve(plain(config), experiment.SCHEMA)
   train = settings.train(**resolved["train"])
   corpus = plugins.bind("data", resolved["data"], "config.data")(DataContext(train.seed, cache.folder("data")))
-  if not isinstance(corpus.train, TrainSource) or corpus.tokenizer is None:
-    raise ConfigError("config.data.name", f"{resolved['data']['name']!r} holds no text", accepted="a text corpus")
+  source = scoring.rankable(corpus, "config.data")
   lengths = values.length or scoring.lengths_of(experiment.make_curriculum(resolved["curriculum"], train))
-  score = scoring.scorer(corpus, corpus.train, spec, "--scorer")
-  made_from = difficulty.identity(corpus.train, corpus.tokenizer, spec)
+  score = scoring.scorer(corpus, source, spec, "--scorer")
+  made_from = difficulty.identity(source, corpus.tokenizer, spec)
   folder.parent.mkdir(parents=True, exist_ok=True)
-  sealed_folder.open_or_build(folder, lambda f: difficulty.write(f, corpus.train, score, made_from, lengths))
+  sealed_folder.open_or_build(folder, lambda f: difficulty.write(f, source, score, made_from, lengths))
   for table in difficulty.read_index(folder)["tables"]:
     shown = ", ".join(f"{q:.4g}" for q in table["quantiles"])
     print(f"{table['domain']}: {table['windows']:,} rows of {table['length']} tokens; least, quartiles, most: {shown}")
@@ -78,7 +76,11 @@ def scorer_knobs(spec: dict[str, Any]) -> dict[str, Any]:
   if spec["name"] is None:
     raise ConfigError("--scorer", "required but not given", accepted=", ".join(plugins.available(scorers.ROOM)))
   plugins.find(scorers.ROOM, spec["name"], "--scorer")
-  resolved = resolve({"scorer": spec}, {"scorer": Section("difficulty of a row", room=scorers.ROOM)})["scorer"]
+  try:
+    resolved = resolve({"scorer": spec}, {"scorer": Section("difficulty of a row", room=scorers.ROOM)})["scorer"]
+  except ConfigError as e:
+    here = lambda key: key and key.replace("config.scorer", "--scorer_knobs", 1)
+    raise ConfigError(here(e.key), e.problem, accepted=e.accepted, nearest=here(e.nearest)) from None
   return {name: value for name, value in resolved.items() if name != "name"}
 
 

@@ -19,9 +19,10 @@ from llm_jax.core.types import Batch, Curriculum, Extra, Knobs, Objective, Param
 from llm_jax.curriculum.competence import Competence
 from llm_jax.curriculum.composed import parts_of
 from llm_jax.data import difficulty, scorers
+from llm_jax.data.admission import Rankable
 from llm_jax.data.corpus import Corpus
+from llm_jax.data.pool import Pool
 from llm_jax.data.tokenizers import Tokenizer
-from llm_jax.data.windows import TrainSource
 
 
 def equip(corpus: Corpus, curriculum: Curriculum, seed: int, cache_dir: pathlib.Path) -> Corpus:
@@ -34,22 +35,35 @@ def equip(corpus: Corpus, curriculum: Curriculum, seed: int, cache_dir: pathlib.
   label = "domain" in curriculum.fields
   if not ranked and not label:
     return corpus
-  source = corpus.train
-  if not ranked and getattr(source, "label_domains", False):
+  if not ranked and getattr(corpus.train, "label_domains", False):
     return corpus
-  if not isinstance(source, TrainSource) or corpus.tokenizer is None:
-    raise ConfigError("config.curriculum", "needs text windows to score and label", accepted="a text corpus")
+  source = rankable(corpus, "config.curriculum")
   order = _order(corpus, source, curriculum, ranked[0], seed, cache_dir) if ranked else None
   return dataclasses.replace(corpus, train=source.serving(order=order, label_domains=label))
 
 
-def _order(corpus: Corpus, source: TrainSource, curriculum: Curriculum, wanted: Competence, seed: int,
+def rankable(corpus: Corpus, key: str) -> Rankable:
+  """The training source, if its rows have ids to score and admit them by.
+
+  Raises:
+    ConfigError: they have none.
+  """
+  if not isinstance(corpus.train, Rankable):
+    raise ConfigError(key, "needs rows that have ids, to score or label them: these are drawn afresh at every step, or "
+                      "continue each other", accepted="a text corpus (packing other than 'stream'), or "
+                      "config.data.name='parity' or 'linear_functions' with config.data.pool")
+  return corpus.train
+
+
+def _order(corpus: Corpus, source: Rankable, curriculum: Curriculum, wanted: Competence, seed: int,
            cache_dir: pathlib.Path) -> difficulty.Ranking:
-  assert corpus.tokenizer is not None
   lengths = lengths_of(curriculum)
   made_from = difficulty.identity(source, corpus.tokenizer, wanted.scorer)
   if wanted.scores is not None:
     folder = pathlib.Path(wanted.scores)
+    if not folder.is_dir():
+      raise ConfigError("config.curriculum.scores", f"no such folder {wanted.scores!r}",
+                        accepted="a folder that python -m llm_jax.score wrote, or None to score now")
     difficulty.check(folder, made_from, lengths)
   else:
     make_score = functools.partial(scorer, corpus, source, wanted.scorer, "config.curriculum.scorer")
@@ -63,15 +77,15 @@ def lengths_of(curriculum: Curriculum) -> list[int]:
   return sorted({p.window or p.length for p in plans})
 
 
-def scorer(corpus: Corpus, source: TrainSource, spec: Mapping[str, Any], key: str) -> scorers.Score:
+def scorer(corpus: Corpus, source: Rankable, spec: Mapping[str, Any], key: str) -> scorers.Score:
   """The scorer of a spec over this corpus.
 
   Raises:
-    ConfigError: an unknown scorer or knob, or a model that is not there.
+    ConfigError: an unknown scorer or knob, one that reads what these data do not have, or a model that is not there.
   """
-  if corpus.tokenizer is None:
-    raise ConfigError(key, "the data are no text", accepted="a text corpus")
-  context = scorers.ScoringContext(corpus.tokenizer, source.streams, functools.partial(losses_of, corpus, key))
+  streams = getattr(source, "streams", ())
+  context = scorers.ScoringContext(corpus.tokenizer, streams, functools.partial(losses_of, corpus, key),
+                                   isinstance(source, Pool), key)
   return plugins.bind(scorers.ROOM, spec, key)(context)
 
 
@@ -88,7 +102,9 @@ def load(corpus: Corpus, path: str, key: str) -> tuple[Model, dict[str, Any]]:
     raise ConfigError(key, f"no such folder {path!r}", accepted="the workdir of a run, or a Hugging Face folder")
   read = pretrained.from_workdir if pretrained.is_workdir(folder) else pretrained.from_hub
   model, params, tokenizer = read(folder, key=key)
-  if corpus.tokenizer is None or not same_tokenizer(corpus.tokenizer, tokenizer):
+  if corpus.tokenizer is None:
+    raise ConfigError(key, "the data are no text, which the model of a folder reads", accepted="a text corpus")
+  if not same_tokenizer(corpus.tokenizer, tokenizer):
     raise ConfigError(key, f"{path} has another tokenizer than the data",
                       accepted="a model with the same tokenizer; for a Hugging Face folder "
                                "config.data.tokenizer = dict(name='hub', path=FOLDER)")

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from llm_jax.core import plugins
-from llm_jax.core.errors import ConfigError, nearest_name, shorten
+from llm_jax.core.errors import ConfigError, nearest_name, shorten, unknown_name
 
 Config = dict[str, Any]
 
@@ -55,7 +55,8 @@ Schema = Mapping[str, Section]
 
 
 def load_file(flag: str, key: str = "--config") -> Config:
-  """The config of `FILE[:arg]`, as plain nested dicts: `get_config(arg)`, or `get_config()` without an argument.
+  """The config of `FILE[:arg]`, as plain nested dicts: `get_config(arg)`, or `get_config()` without an argument. A file
+  may list the arguments that it takes as `ARGUMENTS`.
 
   Raises:
     ConfigError: no such file, no get_config, an argument that it refuses, or an error inside the file (with its line).
@@ -73,6 +74,8 @@ def load_file(flag: str, key: str = "--config") -> Config:
     spec.loader.exec_module(module)
     if not hasattr(module, "get_config"):
       raise ConfigError(key, f"{name} does not define get_config(arg)")
+    if argument and argument not in getattr(module, "ARGUMENTS", (argument,)):
+      raise unknown_name(key, argument, module.ARGUMENTS, what=f"argument of {name}")
     config = module.get_config(argument) if argument else module.get_config()
     if not hasattr(config, "items"):
       raise ConfigError(key, f"get_config of {name} returned {config!r}", accepted="a ConfigDict or a dict")

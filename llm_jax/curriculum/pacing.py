@@ -153,6 +153,7 @@ def pacing_of(spec: str | Mapping[str, Any] | Sequence, *, start: float, end: fl
   for knob in REQUIRED.get(name, ()):
     if knob not in given:
       raise ConfigError(f"{key}.{knob}", f"pacing {name!r} needs it")
+  start, end = (_number(v, f"{key.rpartition('.')[0]}.{side}") for v, side in ((start, "start"), (end, "end")))
   stages = _checked_stages(given.pop("stages", ()), steps, f"{key}.stages")
   p = given.pop("p", POWERS.get(name, DEFAULT_P.get(name, 1.0)))
   if name in ("linear", "sqrt", "root") and (start < 0 or end < 0):
@@ -160,7 +161,7 @@ def pacing_of(spec: str | Mapping[str, Any] | Sequence, *, start: float, end: fl
   for knob, value in dict(p=p, **given).items():
     if not isinstance(value, int | float) or not value > 0:
       raise ConfigError(f"{key}.{knob}", f"got {value!r}", accepted="a number above 0")
-  return Pacing(name, float(start), float(end), whole_steps(until, steps, key.rpartition(".")[0] + ".until"), float(p),
+  return Pacing(name, start, end, whole_steps(until, steps, key.rpartition(".")[0] + ".until"), float(p),
                 stages=stages, **given)
 
 
@@ -173,8 +174,8 @@ def whole_steps(value: float, steps: int, key: str) -> int:
   Raises:
     ConfigError: it is not above 0, or neither a fraction nor whole.
   """
-  if not value > 0 or (value > 1 and value != int(value)):
-    raise ConfigError(key, f"got {value:g}", accepted="a fraction of the run up to 1, or a whole number of steps")
+  if not isinstance(value, int | float) or not 0 < value < math.inf or (value > 1 and value != int(value)):
+    raise ConfigError(key, f"got {value!r}", accepted="a fraction of the run up to 1, or a whole number of steps")
   return int(value) if value > 1 else max(1, round(value * steps))
 
 
@@ -197,4 +198,10 @@ def _checked_stages(stages: Sequence, steps: int, key: str) -> tuple[tuple[int, 
   if not stages:
     return ()
   first = first_steps(stages, steps, key)
-  return tuple((at, float(stage[1])) for at, stage in zip(first, stages, strict=True))
+  return tuple((at, _number(stage[1], key)) for at, stage in zip(first, stages, strict=True))
+
+
+def _number(value: Any, key: str) -> float:
+  if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    raise ConfigError(key, f"got {value!r}", accepted="a number")
+  return float(value)

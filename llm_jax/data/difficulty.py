@@ -16,23 +16,24 @@ import numpy as np
 
 from llm_jax.core.errors import DataError
 from llm_jax.data import sealed_folder
+from llm_jax.data.admission import Rankable
 from llm_jax.data.fingerprint import digest
 from llm_jax.data.permutation import permute
 from llm_jax.data.scorers import Score
 from llm_jax.data.tokenizers import Tokenizer
-from llm_jax.data.windows import TrainSource
 
 INDEX = "scores.json"
 FORMAT = 1
 ROWS = 256  # scored at once
 
 
-def identity(source: TrainSource, tokenizer: Tokenizer, scorer: Mapping[str, Any]) -> dict[str, Any]:
-  """What scores depend on."""
-  return {"format": FORMAT, "scorer": dict(scorer), "tokenizer": tokenizer.fingerprint, "data": source.content}
+def identity(source: Rankable, tokenizer: Tokenizer | None, scorer: Mapping[str, Any]) -> dict[str, Any]:
+  """What scores depend on. tokenizer: None if the data are no text."""
+  return {"format": FORMAT, "scorer": dict(scorer), "tokenizer": tokenizer and tokenizer.fingerprint,
+          "data": source.content}
 
 
-def write(folder: pathlib.Path, source: TrainSource, score: Score, made_from: Mapping[str, Any],
+def write(folder: pathlib.Path, source: Rankable, score: Score, made_from: Mapping[str, Any],
           lengths: Iterable[int]) -> None:
   """Scores every window of these lengths into `folder`.
 
@@ -61,7 +62,7 @@ def _quantiles(scores: np.ndarray) -> list[float]:
   return np.quantile(scores, [0, 0.25, 0.5, 0.75, 1]).tolist() if len(scores) else []
 
 
-def cached(cache_dir: pathlib.Path, source: TrainSource, make_score: Any, made_from: Mapping[str, Any],
+def cached(cache_dir: pathlib.Path, source: Rankable, make_score: Any, made_from: Mapping[str, Any],
            lengths: Iterable[int]) -> pathlib.Path:
   """The folder of these scores in the cache, made if it is not there. make_score: () -> Score."""
   lengths = sorted(set(lengths))

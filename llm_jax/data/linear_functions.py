@@ -4,10 +4,14 @@
 
 Plans pace it by two knobs: `n_dims` sets the last d - n_dims coordinates of x to 0, `n_points` (or the row's length, a
 bucket) says how many points count. Held-out rows are always complete.
+
+With `pool` the rows are so many prompts with ids, each with its own number of active dimensions from 1 to d, which is
+its structure.
 """
 
 import dataclasses
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,6 +21,7 @@ from llm_jax.core.types import Batch, Plan
 from llm_jax.data.corpus import Corpus, DataContext
 from llm_jax.data.episodes import generator
 from llm_jax.data.fingerprint import digest
+from llm_jax.data.pool import Pool, checked_size
 
 FIELDS = {"inputs": "(B, L, d) float32: x", "targets": "(B, L) float32: y",
           "weights": "(B, L) float32: 1 where it counts"}
@@ -55,12 +60,35 @@ class LinearFunctions:
     return {name: a[rows] for name, a in batch.items()} if rows is not None else batch
 
 
-def build(context: DataContext, *, dimensions: int = 20, noise: float = 0.0, eval_rows: int = 1280) -> Corpus:
+def of_ids(ids: np.ndarray, plan: Plan, *, dimensions: int, noise: float) -> Batch:
+  """The prompts of a pool with these ids."""
+  x_RLD = np.zeros((len(ids), plan.length, dimensions), np.float32)
+  y_RL = np.zeros((len(ids), plan.length), np.float32)
+  for r, i in enumerate(ids.tolist()):
+    random = generator("linear functions pool", dimensions, i)
+    active = min(int(random.integers(1, dimensions, endpoint=True)), round(plan.knobs.get("n_dims", dimensions)))
+    w_D = random.standard_normal(dimensions, np.float32)
+    x_RLD[r, :, :active] = random.standard_normal((plan.length, dimensions), np.float32)[:, :active]
+    y_RL[r] = np.einsum("ld,d->l", x_RLD[r], w_D)  # the same sum for a row and for its head
+    if noise:
+      y_RL[r] += generator("linear functions pool, noise", dimensions, i).standard_normal(plan.length) * noise
+  weights = np.broadcast_to(np.arange(plan.length) < plan.knobs.get("n_points", plan.length), y_RL.shape)
+  return {"inputs": x_RLD, "targets": y_RL, "weights": weights.astype(np.float32)}
+
+
+def active_dimensions(rows: Batch) -> np.ndarray:
+  """(R,) coordinates of x that are not 0 throughout."""
+  return (rows["inputs"] != 0).any(1).sum(-1)
+
+
+def build(context: DataContext, *, dimensions: int = 20, noise: float = 0.0, pool: int = 0,
+          eval_rows: int = 1280) -> Corpus:
   """Random linear functions.
 
   Args:
     dimensions: d, the width of x.
     noise: deviation of what is added to y.
+    pool: train on so many prompts over and over, which can be ranked by their structure; 0 draws fresh ones for ever.
     eval_rows: held-out prompts.
 
   Raises:
@@ -70,9 +98,13 @@ def build(context: DataContext, *, dimensions: int = 20, noise: float = 0.0, eva
     raise ConfigError("config.data.dimensions", f"got {dimensions}", accepted="a whole number from 1")
   name = digest("linear functions", dimensions, noise)
   train: Any = LinearFunctions(dimensions, noise, f"{context.seed}/linear functions", name)
+  if checked_size(pool):
+    train = Pool(pool, partial(of_ids, dimensions=dimensions, noise=noise), active_dimensions, context.seed,
+                 digest(name, pool), FIELDS)
   held_out = LinearFunctions(dimensions, noise, "linear functions, evaluation", digest(name, eval_rows), eval_rows)
-  return Corpus(None, train, {"validation": held_out}, name,
-                f"linear functions of {dimensions} dimensions, noise {noise:g}, fresh prompts", None)
+  what = (f"linear functions of {dimensions} dimensions, noise {noise:g}, "
+          f"{f'{pool:,}' if pool else 'fresh'} prompts")
+  return Corpus(None, train, {"validation": held_out}, train.fingerprint, what, None)
 
 
 def least_squares(x_ND: np.ndarray, y_N: np.ndarray, query_D: np.ndarray) -> float:

@@ -7,6 +7,7 @@ order is another curriculum. Held-out rows are dense, and sparse apart.
 
 import dataclasses
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,9 +15,10 @@ import numpy as np
 from llm_jax.core.errors import ConfigError
 from llm_jax.core.types import Batch, Plan
 from llm_jax.data.corpus import Corpus, DataContext
-from llm_jax.data.episodes import generator
+from llm_jax.data.episodes import generator, joined
 from llm_jax.data.fingerprint import digest
 from llm_jax.data.mixture import Mixture
+from llm_jax.data.pool import Pool, checked_size
 
 FIELDS = {"inputs": "(B, d) float32: signs", "targets": "(B, 1) float32: their product over the k",
           "weights": "(B,) float32: 1", "domain": "(B,) int32: 0 dense, 1 sparse"}
@@ -81,8 +83,21 @@ def draw(random: np.random.Generator, domain: np.ndarray, dimensions: int, k: in
           "weights": np.ones(len(domain), np.float32), "domain": domain.astype(np.int32)}
 
 
+def of_ids(ids: np.ndarray, plan: Plan, *, dimensions: int, k: int, p: float, mixture: Mapping[str, float]) -> Batch:
+  """The rows of a pool with these ids; a share of them is sparse as the mixture says."""
+  domain, _ = Mixture.of(mixture, DOMAINS).locate(ids)
+  rows = joined([draw(generator("parity pool", i), domain[[n]], dimensions, k, p) for n, i in enumerate(ids.tolist())])
+  return {name: a for name, a in rows.items() if name != "domain"}
+
+
+def minus_signs(rows: Batch) -> np.ndarray:
+  """(R,) how many signs of each row are -1."""
+  return (rows["inputs"] < 0).sum(-1)
+
+
 def build(context: DataContext, *, dimensions: int = 100, k: int = 5, p: float = 0.05,
-          mixture: dict = {"sparse": 0.3, "dense": 0.7}, eval_rows: int = 4096) -> Corpus:  # noqa: B006, never changed
+          mixture: dict = {"sparse": 0.3, "dense": 0.7},  # noqa: B006, never changed
+          pool: int = 0, eval_rows: int = 4096) -> Corpus:
   """Parities of `k` out of `dimensions` signs.
 
   Args:
@@ -90,6 +105,7 @@ def build(context: DataContext, *, dimensions: int = 100, k: int = 5, p: float =
     k: how many of them are multiplied.
     p: probability of -1 in sparse rows.
     mixture: {'sparse': weight, 'dense': weight}, unless a curriculum says otherwise.
+    pool: train on so many examples over and over, which can be ranked by their structure; 0 draws fresh ones for ever.
     eval_rows: held-out rows of each domain.
 
   Raises:
@@ -102,6 +118,10 @@ def build(context: DataContext, *, dimensions: int = 100, k: int = 5, p: float =
   Mixture.of(mixture, DOMAINS)
   name = digest("parity", dimensions, k, p)
   train: Any = ParitySource(dimensions, k, p, dict(mixture), context.seed, digest(name, dict(mixture)))
+  if checked_size(pool):
+    fields = {field: meaning for field, meaning in FIELDS.items() if field != "domain"}
+    train = Pool(pool, partial(of_ids, dimensions=dimensions, k=k, p=p, mixture=dict(mixture)), minus_signs,
+                 context.seed, digest(name, dict(mixture), pool), fields)
   evaluation = lambda d: ParityEvaluation(dimensions, k, p, d, eval_rows, digest(name, d, eval_rows))
   return Corpus(None, train, {"validation": evaluation(0), "validation/sparse": evaluation(1)}, train.fingerprint,
-                f"parity of {k} of {dimensions} signs, fresh rows, {mixture}", None)
+                f"parity of {k} of {dimensions} signs, {f'{pool:,}' if pool else 'fresh'} rows, {mixture}", None)

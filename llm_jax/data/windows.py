@@ -9,13 +9,14 @@ step. A plan that changes batch or length is served as if it had always held: wi
 import copy
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from llm_jax.core.errors import ConfigError, DataError
 from llm_jax.core.types import Batch, Plan
 from llm_jax.data import packing as packings
+from llm_jax.data.admission import Order, admitted
 from llm_jax.data.continued import CONTINUES, fill
 from llm_jax.data.fingerprint import digest
 from llm_jax.data.mixture import Mixture
@@ -23,10 +24,6 @@ from llm_jax.data.packing import Packing, Table
 from llm_jax.data.permutation import offset, permute
 from llm_jax.data.rows import FIELDS, concat_rows, empty_rows, packed_rows, whence
 from llm_jax.data.token_store import Stream
-
-# (domain, length) -> (window numbers from easy to hard, each exactly once; the share of windows that are not harder
-# than each, so that windows of equal difficulty have the same)
-Order = Callable[[str, int], tuple[np.ndarray, np.ndarray]]
 
 
 class TrainSource:
@@ -134,13 +131,8 @@ class TrainSource:
     if counts.sum() < plan.batch:
       raise DataError(f"the training split has {counts.sum()} windows of {plan.length} tokens, fewer than one batch of "
                       f"{plan.batch}: lower config.batch or config.length, or give more data")
-    if plan.admit >= 1:
-      return counts
-    if self.order is None:
-      raise ConfigError("config.curriculum", f"admits {plan.admit:g} of the data, but nothing orders it by difficulty")
-    ranks = [self.order(name, plan.length)[1] for name in self.domains]
-    # At least the easiest are let in; they may be many that are equal.
-    return np.array([np.searchsorted(r, max(plan.admit + 1e-12, r[0]), side="right") if len(r) else 0 for r in ranks])
+    return np.array([admitted(self.order, name, plan.length, int(count), plan.admit)
+                     for name, count in zip(self.domains, counts, strict=True)])
 
   def _evenly(self, example: np.ndarray, counts: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Every admitted window of every domain once per epoch: (domain, window, epoch) of each example."""

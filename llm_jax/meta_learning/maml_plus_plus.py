@@ -80,6 +80,9 @@ def build(context: Context, *, inner_steps: int = 5, inner_lr: float = 1e-2, mul
   """
   if inner_steps < 1:
     raise ConfigError(f"{KEY}.inner_steps", f"got {inner_steps}", accepted="a whole number from 1")
+  for knob, update in dict(multi_step_until=multi_step_until, second_order_from=second_order_from).items():
+    if update < 0:
+      raise ConfigError(f"{KEY}.{knob}", f"got {update}", accepted="a number of updates from 0")
   names = context.adapted(adapt)
   layers = {n: tuple(s for s, a in zip(context.shapes[n].shape, context.axes[n]) if a == "layers") for n in names}
   def rate(params: Params, name: str, index: jax.Array) -> jax.Array:

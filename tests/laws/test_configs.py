@@ -3,9 +3,11 @@
     python -m tests.laws.test_configs     # writes tests/golden/*.json anew: read the diff before committing it
 """
 
+import ast
 import json
 import os
 import pathlib
+import re
 
 if __name__ == "__main__":
   os.environ["JAX_PLATFORMS"] = "cpu"
@@ -14,6 +16,8 @@ import pytest
 
 from llm_jax import experiment
 from llm_jax.core import config as configs
+from llm_jax.core import plugins
+from llm_jax.core.errors import ConfigError
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 GOLDEN = ROOT / "tests/golden"
@@ -51,6 +55,24 @@ def test_a_config_says_how_to_run_it_and_what_it_varies(name):
   source = (ROOT / "configs" / f"{name}.py").read_text("utf-8")
   assert f"--config=configs/{name}.py" in source, "its docstring holds no command line"
   assert "\ndef sweep(add" in source, "no sweep"
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_an_argument_that_it_does_not_know_is_refused(name):
+  with pytest.raises(ConfigError):
+    config = configs.resolve(load(name, "nosuch"), experiment.SCHEMA)
+    plugins.bind("models", config["model"], "config.model")(256, config["train"]["length"])
+
+
+@pytest.mark.parametrize("name", [n for n in FILES if "ARGUMENTS" in (ROOT / "configs" / f"{n}.py").read_text("utf-8")])
+def test_the_arguments_of_its_docstring_load_and_one_that_is_nearly_right_is_told(name):
+  source = (ROOT / "configs" / f"{name}.py").read_text("utf-8")
+  listed = ast.literal_eval(re.search(r"^ARGUMENTS = (\(.*?\))$", source, re.MULTILINE).group(1))
+  said = re.search(r'"""arg: (.*?)"""', source, re.DOTALL).group(1)
+  for argument in listed:
+    assert argument in said and configs.resolve(load(name, argument), experiment.SCHEMA)
+  with pytest.raises(ConfigError, match=f"did you mean: {listed[-1]}"):
+    load(name, listed[-1] + "x")
 
 
 @pytest.mark.parametrize("name", FILES)

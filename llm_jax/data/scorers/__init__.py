@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from llm_jax.core.errors import ConfigError
 from llm_jax.core.types import Batch
 from llm_jax.data.token_store import Stream
 from llm_jax.data.tokenizers import Tokenizer
@@ -21,11 +22,25 @@ TokenLosses = Callable[[Batch], np.ndarray]  # rows -> (R, L) nats per target
 @dataclasses.dataclass(frozen=True)
 class ScoringContext:
   """What a scorer is handed. streams: the training text; losses_of: a workdir or Hugging Face folder, and the path of
-  the knob that names it, -> that model's losses."""
+  the knob that names it, -> that model's losses; structured: rows are generated and have a field 'structure'; key: of
+  the scorer in error messages; tokenizer: None if the data are no text, see `text`."""
 
-  tokenizer: Tokenizer
+  tokenizer: Tokenizer | None
   streams: Sequence[Stream]
   losses_of: Callable[[str, str], TokenLosses]
+  structured: bool
+  key: str
+
+  def text(self) -> Tokenizer:
+    """The tokenizer, for a scorer of text.
+
+    Raises:
+      ConfigError: the data are no text.
+    """
+    if self.tokenizer is None:
+      raise ConfigError(self.key, "this scorer reads text, and the data are none",
+                        accepted="'structure'" if self.structured else "a text corpus")
+    return self.tokenizer
 
 
 def texts(tokenizer: Tokenizer, rows: Batch) -> list[str]:

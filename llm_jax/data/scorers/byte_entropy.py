@@ -15,4 +15,5 @@ def entropy(text: str) -> float:
 
 def build(context: ScoringContext) -> Score:
   """Entropy of the bytes of a row's text."""
-  return lambda rows: np.array([entropy(t) for t in texts(context.tokenizer, rows)])
+  tokenizer = context.text()
+  return lambda rows: np.array([entropy(t) for t in texts(tokenizer, rows)])

@@ -16,9 +16,10 @@ def build(context: ScoringContext) -> Score:
   Raises:
     ConfigError: the data have no such column.
   """
+  context.text()
   missing = [s.domain for s in context.streams if not s.rated]
   if missing:
-    raise ConfigError("config.curriculum.scorer", f"the documents of {', '.join(missing)} come with no difficulty",
+    raise ConfigError(context.key, f"the documents of {', '.join(missing)} come with no difficulty",
                       accepted="data with config.data.difficulty_column (text_folder over .jsonl or .parquet)")
 
   def score(rows: Batch) -> np.ndarray:

@@ -4,6 +4,7 @@ import zlib
 
 import numpy as np
 
+from llm_jax.core.errors import ConfigError
 from llm_jax.data.scorers import Score, ScoringContext, texts
 
 
@@ -12,10 +13,17 @@ def build(context: ScoringContext, *, level: int = 6) -> Score:
 
   Args:
     level: of zlib, 1 (fast) to 9.
+
+  Raises:
+    ConfigError: another level.
   """
+  if not 1 <= level <= 9:
+    raise ConfigError(f"{context.key}.level", f"got {level}", accepted="1 to 9")
+  tokenizer = context.text()
+
   def ratio(text: str) -> float:
     raw = text.encode("utf-8", "replace")
     return len(zlib.compress(raw, level)) / max(len(raw), 1)
-  return lambda rows: np.array([ratio(t) for t in texts(context.tokenizer, rows)])
+  return lambda rows: np.array([ratio(t) for t in texts(tokenizer, rows)])
 
 

@@ -35,4 +35,5 @@ def reading_ease(text: str) -> float:
 
 def build(context: ScoringContext) -> Score:
   """Minus the reading ease of a row's text."""
-  return lambda rows: np.array([-reading_ease(t) for t in texts(context.tokenizer, rows)])
+  tokenizer = context.text()
+  return lambda rows: np.array([-reading_ease(t) for t in texts(tokenizer, rows)])

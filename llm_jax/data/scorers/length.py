@@ -8,6 +8,8 @@ from llm_jax.data.scorers import Score, ScoringContext
 
 def build(context: ScoringContext) -> Score:
   """Tokens that are not padding."""
+  context.text()
+
   def score(rows: Batch) -> np.ndarray:
     return (rows["segment_ids"] > 0).sum(-1).astype(np.float64)
   return score

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from llm_jax.core.errors import ConfigError
 from llm_jax.data.scorers import Score, ScoringContext, texts
 
 WORD = re.compile(r"\w+")
@@ -36,5 +37,11 @@ def build(context: ScoringContext, *, threshold: float = 0.72) -> Score:
 
   Args:
     threshold: type-token ratio at which a stretch ends.
+
+  Raises:
+    ConfigError: a threshold that is no ratio.
   """
-  return lambda rows: np.array([mtld(t, threshold) for t in texts(context.tokenizer, rows)])
+  if not 0 < threshold < 1:
+    raise ConfigError(f"{context.key}.threshold", f"got {threshold:g}", accepted="between 0 and 1")
+  tokenizer = context.text()
+  return lambda rows: np.array([mtld(t, threshold) for t in texts(tokenizer, rows)])

@@ -14,7 +14,7 @@ def build(context: ScoringContext, *, reduce: Literal["mean", "sum"] = "mean") -
   Args:
     reduce: 'sum' over the row as published, where length leaks in, or 'mean' over its tokens.
   """
-  counts = np.zeros(context.tokenizer.vocab_size, np.int64)
+  counts = np.zeros(context.text().vocab_size, np.int64)
   for stream in context.streams:
     counts += np.bincount(stream.tokens, minlength=len(counts))
   surprise = -np.log(np.maximum(counts, 1) / max(counts.sum(), 1))
