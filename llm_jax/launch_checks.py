@@ -60,11 +60,18 @@ def carries(corpus: Corpus, model: Model, objective: Objective, curriculum: Curr
 
 
 def check_classes(corpus: Corpus, model: Model, objective: Objective) -> None:
-  """Raises ConfigError if the data have more labels than the network has scores."""
+  """Raises ConfigError if the data have more labels than the network, or the objective, tells apart."""
   classes = getattr(corpus.train, "classes", 0)
-  scores = getattr(model.config, "labels", 0)
-  if "classes" in objective.needs and classes > scores:
-    raise ConfigError("config.model.labels", f"{scores}, but the data have {classes} labels", accepted=f"{classes}")
+  if "classes" in objective.needs:
+    key, scores = "config.model.labels", getattr(model.config, "labels", 0)
+  elif hasattr(objective, "ways"):
+    key, scores = "config.objective.ways", objective.ways
+  elif "labels" in objective.fields:
+    key, scores = "config.model.outputs", getattr(model.config, "outputs", classes)
+  else:
+    return
+  if classes > scores:
+    raise ConfigError(key, f"{scores}, but the data have {classes} labels", accepted=f"{classes}")
 
 
 def check_data(corpus: Corpus, objective: Objective, learner: Learner, curriculum: Curriculum, steps: int,
@@ -89,6 +96,8 @@ def check_data(corpus: Corpus, objective: Objective, learner: Learner, curriculu
     batch = corpus.train.take(0, curriculum.plan(0, curriculum.init()))
     for part in ("support", "query"):
       rules.sharding(("tasks", "examples"), jax.tree.leaves(batch[part])[0].shape, f"the {part} set")
+    if hasattr(learner, "check_support"):
+      learner.check_support(jax.tree.leaves(batch["support"])[0].shape[1])
   for step in sorted({0, steps - 1, *(s + side for s in curriculum.changes() for side in (-1, 0))}):
     plan = curriculum.plan(step, curriculum.init())
     if plan.knobs:

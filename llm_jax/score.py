@@ -51,6 +51,11 @@ def main(values: Any, overrides: doors.Overrides) -> int:
   train = settings.train(**resolved["train"])
   corpus = plugins.bind("data", resolved["data"], "config.data")(DataContext(train.seed, cache.folder("data")))
   source = scoring.rankable(corpus, "config.data")
+  for length in values.length:
+    if length < 1:
+      raise ConfigError("--length", f"got {length}", accepted="a number of tokens from 1")
+    if not sum(source.windows(length).values()):
+      raise ConfigError("--length", f"the training data have no row of {length} tokens", accepted="shorter rows")
   lengths = values.length or scoring.lengths_of(experiment.make_curriculum(resolved["curriculum"], train))
   score = scoring.scorer(corpus, source, spec, "--scorer")
   made_from = difficulty.identity(source, corpus.tokenizer, spec)

@@ -97,13 +97,13 @@ def load(corpus: Corpus, path: str, key: str) -> tuple[Model, dict[str, Any]]:
   """
   from llm_jax import pretrained
 
+  if corpus.tokenizer is None:
+    raise ConfigError(key, "the data are no text, which the model of a folder reads", accepted="a text corpus")
   folder = pathlib.Path(path)
   if not folder.is_dir():
     raise ConfigError(key, f"no such folder {path!r}", accepted="the workdir of a run, or a Hugging Face folder")
   read = pretrained.from_workdir if pretrained.is_workdir(folder) else pretrained.from_hub
   model, params, tokenizer = read(folder, key=key)
-  if corpus.tokenizer is None:
-    raise ConfigError(key, "the data are no text, which the model of a folder reads", accepted="a text corpus")
   if not same_tokenizer(corpus.tokenizer, tokenizer):
     raise ConfigError(key, f"{path} has another tokenizer than the data",
                       accepted="a model with the same tokenizer; for a Hugging Face folder "

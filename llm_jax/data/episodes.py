@@ -27,15 +27,15 @@ def generator(*key: Any) -> np.random.Generator:
 
 
 def paced(plan: Plan, knob: str, most: int, least: int = 0) -> int:
-  """A knob of the plan that says how much of an episode counts (n_way, k_shot); `most`, what its arrays hold, if the
-  plan says nothing. Shapes stay: what is beyond has weight 0.
+  """A knob of the plan that says how much of an episode or a row counts (n_way, k_shot, n_dims); `most`, what its
+  arrays hold, if the plan says nothing. Shapes stay: what is beyond has weight 0, or is 0.
 
   Raises:
     ConfigError: a value that the arrays do not hold.
   """
   value = plan.knobs.get(knob, most)
   if not least <= value <= most:
-    raise ConfigError(f"config.curriculum.knobs.{knob}", f"got {value:g}, and the episodes hold {most}",
+    raise ConfigError(f"config.curriculum.knobs.{knob}", f"got {value:g}, and the data hold {most}",
                       accepted=f"{least} to {most}")
   return int(value)
 
@@ -64,7 +64,7 @@ def joined(batches: Sequence[Batch]) -> Batch:
 @dataclasses.dataclass(frozen=True)
 class EpisodeSource:
   """A DataSource of new tasks for ever: those of step s are drawn with the key (seed, 'train', s). padded: rows may be
-  shorter than their arrays, and 'segment_ids' say where."""
+  shorter than their arrays, and 'segment_ids' say where. classes: labels of an episode, if examples have labels."""
 
   sampler: Sampler
   seed: int
@@ -72,6 +72,7 @@ class EpisodeSource:
   fingerprint: str
   boundaries: bool = False
   padded: bool = False
+  classes: int = 0
 
   def take(self, step: int, plan: Plan, rows: slice | None = None) -> Batch:
     """Rows `rows` (default all) of the batch of `step`: tasks, or examples where the sampler makes those."""
@@ -114,16 +115,17 @@ def episode_fields(fields: Mapping[str, str]) -> dict[str, str]:
 
 
 def corpus(name: str, sampler: Sampler, evaluation: Sampler, *, fields: Mapping[str, str], seed: int, tasks: int,
-           knobs: Mapping[str, Any], form: Form = "episodes", shots: int = 0) -> Corpus:
+           knobs: Mapping[str, Any], form: Form = "episodes", shots: int = 0, classes: int = 0) -> Corpus:
   """The corpus of a family of tasks: episodes, or single examples, to train on, and `tasks` held-out episodes.
 
   fields: of an example. knobs: what the samplers depend on, for the fingerprint. shots: what k_shot is at most in a
-  held-out episode.
+  held-out episode. classes: labels of an episode.
   """
   fingerprint = digest(name, form, dict(knobs))
   description = f"{name}: " + ", ".join(f"{k}={v}" for k, v in knobs.items())
   in_episodes = episode_fields(fields)
-  train = EpisodeSource(sampler, seed, in_episodes if form == "episodes" else fields, fingerprint)
+  train = EpisodeSource(sampler, seed, in_episodes if form == "episodes" else fields, fingerprint,
+                        classes=classes)
   held_out = EpisodeEvaluation(evaluation, tasks, in_episodes, fingerprint)
   return Corpus(None, train, {"validation": held_out}, fingerprint, description, None,
                 few_shot=HeldOutTasks(shots, held_out))

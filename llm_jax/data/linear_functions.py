@@ -19,7 +19,7 @@ import numpy as np
 from llm_jax.core.errors import ConfigError
 from llm_jax.core.types import Batch, Plan
 from llm_jax.data.corpus import Corpus, DataContext
-from llm_jax.data.episodes import generator
+from llm_jax.data.episodes import generator, paced
 from llm_jax.data.fingerprint import digest
 from llm_jax.data.pool import Pool, checked_size
 
@@ -51,7 +51,7 @@ class LinearFunctions:
     w_BD = random.standard_normal((B, d), np.float32)
     x_BLD = random.standard_normal((plan.length, B, d), np.float32).swapaxes(0, 1)  # point by point
     noise_BL = generator(self.key, step, "noise").standard_normal((plan.length, B), np.float32).T * self.noise
-    x_BLD[..., round(plan.knobs.get("n_dims", d)):] = 0.0
+    x_BLD[..., paced(plan, "n_dims", d, 1):] = 0.0
     weights = np.broadcast_to(np.arange(plan.length) < plan.knobs.get("n_points", plan.length), (B, plan.length))
     if self.rows is not None:
       weights = weights & (step * B + np.arange(B) < self.rows)[:, None]
@@ -66,7 +66,7 @@ def of_ids(ids: np.ndarray, plan: Plan, *, dimensions: int, noise: float) -> Bat
   y_RL = np.zeros((len(ids), plan.length), np.float32)
   for r, i in enumerate(ids.tolist()):
     random = generator("linear functions pool", dimensions, i)
-    active = min(int(random.integers(1, dimensions, endpoint=True)), round(plan.knobs.get("n_dims", dimensions)))
+    active = min(int(random.integers(1, dimensions, endpoint=True)), paced(plan, "n_dims", dimensions, 1))
     w_D = random.standard_normal(dimensions, np.float32)
     x_RLD[r, :, :active] = random.standard_normal((plan.length, dimensions), np.float32)[:, :active]
     y_RL[r] = np.einsum("ld,d->l", x_RLD[r], w_D)  # the same sum for a row and for its head

@@ -53,7 +53,7 @@ def build(context: DataContext, *, ways: int = 5, shots: int = 1, query: int = 1
   knobs = dict(ways=ways, shots=shots, query=query, vocabulary=vocabulary, words=words, factors=factors,
                temperature=temperature, permute_query=permute_query)
   return corpus("topics", sampler, partial(sampler, permute=permute_query), fields=FIELDS, seed=context.seed,
-                tasks=eval_tasks, knobs=knobs, shots=shots)
+                tasks=eval_tasks, knobs=knobs, shots=shots, classes=ways)
 
 
 def episodes(random: np.random.Generator, plan: Plan, *, loadings: np.ndarray, ways: int, shots: int, query: int,

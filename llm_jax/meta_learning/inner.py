@@ -93,14 +93,18 @@ class InnerLoop:
     differentiate = mixed_mode.gradient(loss) if self.mixed_mode else jax.grad(loss)
     return differentiate(fast, slow, examples, key)
 
+  def check_support(self, size: int) -> None:
+    """Raises ConfigError if the support examples of a step do not divide the `size` of a task."""
+    if self.batch_size is not None and (self.batch_size < 1 or size % min(self.batch_size, size)):
+      raise ConfigError(f"{KEY}.inner_batch_size", f"{self.batch_size} does not divide the {size} examples of the "
+                        "support set", accepted=f"a divisor of {size}")
+
   def _examples(self, support: Batch, index: jax.Array) -> Batch:
     if self.batch_size is None:
       return support
     size = jax.tree.leaves(support)[0].shape[0]
+    self.check_support(size)
     taken = min(self.batch_size, size)
-    if size % taken:
-      raise ConfigError(f"{KEY}.inner_batch_size", f"{taken} does not divide the {size} examples of the support set",
-                        accepted=f"a divisor of {size}")
     first = index % (size // taken) * taken
     return jax.tree.map(lambda a: jax.lax.dynamic_slice_in_dim(a, first, taken), support)
 

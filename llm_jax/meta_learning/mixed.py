@@ -42,6 +42,10 @@ class Mixed:
   def inner_steps(self) -> int:
     return int(self.meta.inner_steps)
 
+  def check_support(self, size: int) -> None:
+    """As the meta-learner."""
+    self.meta.check_support(size)
+
   def __call__(self, loss_fn: LossFn, step: Any) -> GradFn:
     """grad_fn(params, batch, key): the meta-learner's, or the supervised gradient."""
     meta, plain = self.meta(loss_fn, step), self.supervised(loss_fn, step)

@@ -37,6 +37,10 @@ class Adapting:
   def inner_steps(self) -> int:
     return self.inner.steps
 
+  def check_support(self, size: int) -> None:
+    """Raises ConfigError if the inner loop cannot take the `size` support examples of a task."""
+    self.inner.check_support(size)
+
   def __call__(self, loss_fn: LossFn, step: Any) -> GradFn:
     return self.gradient(loss_fn, step)
 

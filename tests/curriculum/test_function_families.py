@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 
+from llm_jax.core.errors import ConfigError
 from llm_jax.core.types import Plan
 from llm_jax.data import linear_functions, parity
 from llm_jax.data.corpus import DataContext
@@ -28,6 +29,12 @@ def test_knobs_switch_dimensions_and_points_off(linear):
   easy = linear.train.take(5, Plan(4, 17, knobs={"n_dims": 3.0, "n_points": 6.0}))
   assert (easy["inputs"][..., 3:] == 0).all() and (easy["inputs"][..., :3] == full["inputs"][..., :3]).all()
   assert (easy["weights"].sum(1) == 6).all()
+
+
+def test_dimensions_that_are_not_there_are_refused(linear):
+  for value in (0, 9):
+    with pytest.raises(ConfigError, match=r"n_dims: got \d, and the data hold 8"):
+      linear.train.take(0, Plan(4, 17, knobs={"n_dims": float(value)}))
 
 
 def test_a_short_row_is_the_head_of_a_long_one(linear):

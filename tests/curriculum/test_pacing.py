@@ -128,3 +128,12 @@ def test_until_is_a_fraction_or_steps():
 def test_mistakes_are_named(spec, words):
   with pytest.raises(ConfigError, match=words):
     build(spec)
+
+
+@pytest.mark.parametrize("spec, knobs, key", [
+    ([(0, "a"), (10, 1.0)], {}, "stages: got 'a'"), ([(0, math.nan)], {}, "stages: got nan"),
+    ("linear", dict(start="x"), "curriculum.start: got 'x'"), ("linear", dict(end=None), "curriculum.end: got None"),
+    ("linear", dict(until="soon"), "curriculum.until: got 'soon'"), ("linear", dict(until=math.inf), "until: got inf")])
+def test_what_is_no_number_is_refused(spec, knobs, key):
+  with pytest.raises(ConfigError, match=key):
+    build(spec, **knobs)

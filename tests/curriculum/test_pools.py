@@ -112,13 +112,26 @@ def test_the_score_door_writes_scores_that_a_run_takes(tmp_path, monkeypatch, ca
   code, out, _ = door(capsys, f"--config={PARITY}", *small, "--scorer=structure", f"--out={folder}")
   assert code == 0 and "pool: 300 rows" in out
   config = load_file(PARITY)
-  config.data.pool, config.train.batch_size, config.curriculum.scores = 300, 16, str(folder)
+  config["data"]["pool"], config["train"]["batch_size"], config["curriculum"]["scores"] = 300, 16, str(folder)
   run = experiment.build(config)
   rows = run.corpus.train.take(0, run.curriculum.plan(0, {}))
   assert rows["inputs"].shape == (16, 100) and parity.minus_signs(rows).max() <= 3  # c0 admits 2 %, of 30 % sparse rows
-  config.data.pool = 301
+  config["data"]["pool"] = 301
   with pytest.raises(DataError, match="another data"):
     experiment.build(config)
+
+
+@pytest.mark.parametrize("flags, said", [
+    (["--length=0"], "--length: got 0"), (["--length=900000"], "no row of 900000 tokens"),
+    (["--scorer=compression", "--scorer_knobs={'level': 77}"], "level: got 77"),
+    (["--scorer=lexical_diversity", "--scorer_knobs={'threshold': 1.0}"], "threshold: got 1"),
+    (["--scorer=perplexity", "--scorer_knobs={'chekpoint': 'x'}"], "did you mean: --scorer_knobs.checkpoint"),
+    (["--scorer=column"], "--scorer: the documents of text come with no difficulty")])
+def test_the_score_door_refuses_what_cannot_be(tmp_path, monkeypatch, capsys, flags, said):
+  monkeypatch.setenv("LLM_JAX_CACHE", str(tmp_path / "cache"))
+  code, _, err = door(capsys, "--config=configs/curriculum_rarity.py:debug", "--scorer=length", *flags,
+                      f"--out={tmp_path / 'scores'}")
+  assert code == 2 and said in err, err
 
 
 @pytest.mark.parametrize("config, said", [

@@ -110,8 +110,14 @@ def test_lora_alone_adapts_and_is_trained():
     (dict(data=dict(name="sinusoids", form="examples"), train=dict(steps=4, batch_size=8, length=1)), "serve single"),
     (dict(meta_learning=dict(name="none")), "which the data do not serve"),
     (dict(curriculum=dict(name="knobs", knobs={"k_shot": dict(start=1, end=9, whole=True)})),
-     "knobs.k_shot: got 9, and the episodes hold 4"),
+     "knobs.k_shot: got 9, and the data hold 4"),
     (dict(curriculum=dict(name="knobs", knobs={"k_shots": dict(start=1, end=2)})), "did you mean: k_shot"),
+    (dict(meta_learning=dict(name="maml", inner_batch_size=3)), "3 does not divide the 4 examples"),
+    (dict(meta_learning=dict(name="maml_plus_plus", second_order_from=-1)), "second_order_from: got -1"),
+    (dict(data=dict(name="topics", ways=7), objective=dict(name="labels"), model=dict(
+        name="mlp", inputs=200, outputs=5)), "config.model.outputs: 5, but the data have 7 labels"),
+    (dict(data=dict(name="topics", ways=4), objective=dict(name="prototypical", ways=3), model=dict(
+        name="mlp", inputs=200, outputs=8), meta_learning=dict(name="none")), "objective.ways: 3, but the data have 4"),
     (dict(meta_learning=dict(name="mamml")), "did you mean: maml"),
     (dict(meta_learning=dict(name="anil", adapt="hed$")), "takes no parameter"),
     (dict(adaptation=dict(lr=0.1)), "adapts by its own rule"),
