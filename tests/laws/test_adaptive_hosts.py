@@ -118,8 +118,7 @@ def test_processes_agree_and_a_kill_leaves_no_trace(name, text, tmp_path):
 
 
 def test_doremi_compares_with_a_model_that_lies_over_both_processes(text, tmp_path):
-  """The same plans on both, and after a kill to rounding: the last digit of a loss was seen to differ, which it never
-  did under the bandits above; why is not known."""
+  """The reference's arrays are frozen ones of the state: a resume takes them from the checkpoint, not from its folder."""
   config = configs(text)["doremi"]
   first, second = ended(start(tmp_path, config, tmp_path / "whole", 2))
   assert first == second and len({json.dumps(p[3:]) for p in first["plans"]}) > 3
