@@ -118,7 +118,7 @@ def test_processes_agree_and_a_kill_leaves_no_trace(name, text, tmp_path):
 
 
 def test_doremi_compares_with_a_model_that_lies_over_both_processes(text, tmp_path):
-  """The reference's arrays are frozen ones of the state: a resume takes them from the checkpoint, not from its folder."""
+  """The reference's arrays are frozen ones of the state: a resume has them from the checkpoint, not from its folder."""
   config = configs(text)["doremi"]
   first, second = ended(start(tmp_path, config, tmp_path / "whole", 2))
   assert first == second and len({json.dumps(p[3:]) for p in first["plans"]}) > 3
