@@ -16,7 +16,7 @@ from llm_jax.layers.attention import Attention, AttentionOptions
 from llm_jax.layers.block import Block
 from llm_jax.layers.dot_product import Implementation, Visibility
 from llm_jax.layers.dropout import check_rate, dropout
-from llm_jax.layers.embedding import Embedding
+from llm_jax.layers.embedding import Embedding, untrained
 from llm_jax.layers.encoder_heads import EncoderHead
 from llm_jax.layers.feed_forward import FeedForward, activation
 from llm_jax.layers.linear import Linear
@@ -66,7 +66,7 @@ class Embeddings(nnx.Module):
   def __init__(self, rngs: nnx.Rngs, c: BertConfig):
     width, dtype = c.embed_width or c.width, jnp.dtype(c.dtype)
     self.pad_token, self.counts_real, self.dropout = c.pad_token, c.counts_real, c.dropout
-    self.tokens = Embedding(rngs, c.vocab_size, width, dtype=dtype)
+    self.tokens = Embedding(rngs, c.vocab_size, width, dtype=dtype, padding=c.pad_token)
     self.positions = Embedding(rngs, c.positions, width, axis="positions", dtype=dtype)
     self.token_types = Embedding(rngs, c.token_types, width, axis="labels", dtype=dtype) if c.token_types else None
     self.task_types = Embedding(rngs, c.task_types, width, axis="labels", dtype=dtype) if c.task_types else None
@@ -74,10 +74,7 @@ class Embeddings(nnx.Module):
 
   def __call__(self, input_ids: jax.Array, token_type_ids: jax.Array | None, task_type_ids: jax.Array | None,
                position_ids: jax.Array | None, key: jax.Array | None) -> jax.Array:
-    x = self.tokens(input_ids)
-    if self.pad_token is not None:
-      x = _untrained(x, input_ids == self.pad_token)
-    x = x + self._positions(input_ids, position_ids)
+    x = self.tokens(input_ids) + self._positions(input_ids, position_ids)
     for table, ids in ((self.token_types, token_type_ids), (self.task_types, task_type_ids)):
       x = x if table is None else x + table(jnp.zeros_like(input_ids) if ids is None else ids)
     return constrain(dropout(self.norm(x), self.dropout, key), "batch", "length", "width")
@@ -89,11 +86,7 @@ class Embeddings(nnx.Module):
     if position_ids is not None:
       return self.positions(position_ids + self.pad_token + 1)
     real = (input_ids != self.pad_token).astype(jnp.int32)
-    return _untrained(self.positions(jnp.cumsum(real, -1) * real + self.pad_token), real == 0)
-
-
-def _untrained(x_BLE: jax.Array, where_BL: jax.Array) -> jax.Array:
-  return jnp.where(where_BL[..., None], jax.lax.stop_gradient(x_BLE), x_BLE)
+    return untrained(self.positions(jnp.cumsum(real, -1) * real + self.pad_token), real == 0)
 
 
 class Encoder(nnx.Module):

@@ -52,7 +52,7 @@ class CharWordLM(nnx.Module):
   def __init__(self, rngs: nnx.Rngs, config: CharWordConfig):
     self.config, init = config, uniform(config.init_limit)
     self.characters = Embedding(rngs, config.characters, config.character_width, axis="positions",
-                                dtype=jnp.dtype(config.dtype), init=init)
+                                dtype=jnp.dtype(config.dtype), init=init, padding=0)
     self.conv = nnx.List([Convolution(rngs, config.character_width, count, width, init=init)
                           for width, count in config.filters])
     width = sum(count for _, count in config.filters)
@@ -78,7 +78,6 @@ class CharWordLM(nnx.Module):
     """(B, L, W) -> (B, L, D)."""
     B, L, W = ids_BLW.shape
     x = self.characters(ids_BLW.reshape(B * L, W))
-    x = jnp.where((ids_BLW.reshape(B * L, W) == 0)[..., None], jax.lax.stop_gradient(x), x)  # padding is not trained
     y = jnp.concatenate([jnp.tanh(convolution(x)).max(1) for convolution in self.conv], axis=-1)
     for layer in self.highway:
       y = layer(y)

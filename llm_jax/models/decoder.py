@@ -41,7 +41,8 @@ class Decoder(nnx.Module):
 
   def __init__(self, rngs: nnx.Rngs, config: DecoderConfig):
     self.config = config
-    self.tokens = Embedding(rngs, config.vocab_size, config.width, dtype=jnp.dtype(config.dtype))
+    self.tokens = Embedding(rngs, config.vocab_size, config.width, dtype=jnp.dtype(config.dtype),
+                            padding=config.pad_token)
     self.blocks = stack(lambda r: _block(r, config), config.depth, rngs)
     sparse = len(config.sparse_layers)
     self.sparse = stack(lambda r: _experts(r, config), sparse, rngs) if sparse else None

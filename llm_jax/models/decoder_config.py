@@ -54,7 +54,7 @@ class DecoderConfig:
   tied: bool = False
   head: output_heads.Head = "lm"
   labels: int = 2
-  pad_token: int | None = None
+  pad_token: int | None = None  # its row of the table is not trained by being read
   carried: str = "{}"  # JSON of config.json keys that change no number (token ids, names of labels)
   dtype: str = "float32"
   remat: str = "none"
