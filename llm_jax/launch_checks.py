@@ -147,8 +147,7 @@ def check_watched(run: Run) -> None:
 
 def check_mesh(model: Model, rules: ShardingRules) -> None:
   """Raises ConfigError if a parameter cannot be split as the mesh asks, or a host would read no rows of its own."""
-  hosts, inner = jax.process_count(), rules.ways("layers") * rules.ways("length")
-  parts = rules.ways("batch") if inner == 1 else rules.ways("expert_batch")
+  hosts, parts = min(jax.process_count(), rules.mesh.size), rules.host_parts  # of one device: an estimate
   if parts % hosts:
     raise ConfigError("config.mesh", f"{hosts} hosts share the rows of a batch, which the mesh cuts into {parts} parts "
                       "before it cuts layers or sequences", accepted=f"replica x data x fsdp a multiple of {hosts}")

@@ -84,11 +84,12 @@ def planned(config: Any, target: Any, vocab_size: int | None = None, title: str 
   Raises:
     ConfigError: a config that cannot be run there.
   """
-  from llm_jax import experiment
+  from llm_jax import experiment, plan_auto
   from llm_jax.planning import compiled
   from llm_jax.training import machine
 
   config, vocab_size = without_tokenizer(config, vocab_size)
+  config = plan_auto.settled(config, vocab_size, target.chip, target.count)
   run = experiment.build(config, devices=target.devices(), vocab_size=vocab_size)
   head = {"config": title, "topology": target.name, "chip": target.chip.kind if target.chip else "local device",
           "devices": target.count, "hosts": target.hosts, "mesh": dict(run.rules.mesh.shape),
@@ -109,9 +110,10 @@ def planned(config: Any, target: Any, vocab_size: int | None = None, title: str 
 
 def estimated(config: Any, target: Any, vocab_size: int | None = None) -> dict[str, Any]:
   """The estimate of a config on chips that cannot be compiled for here, as JSON (planning/estimate.py)."""
-  from llm_jax import plan_search
+  from llm_jax import plan_auto, plan_search
 
   config, vocab_size = without_tokenizer(config, vocab_size)
+  config = plan_auto.settled(config, vocab_size, target.chip, target.count)
   found = plan_search.estimated(config, vocab_size, target.chip, target.count)
   if not found["fits"]:
     found["advice"] = plan_search.advice(config, vocab_size, target.chip, target.count)
@@ -125,6 +127,7 @@ def search(config: Any, target: Any, vocab_size: int | None, compile: int, title
   if target.chip is None:
     raise ConfigError("--search", "there are no data sheets for local devices", accepted="a TPU or GPU topology")
   config, vocab_size = without_tokenizer(config, vocab_size)
+  config = plan_search.changed(config, {"mesh.auto": False})
   ranked = plan_search.candidates(config, vocab_size, target.chip, target.count)
   print(f"{title} on {target.name}: {len(ranked)} ways to run, by estimate\n{plan_search.table(ranked)}", flush=True)
   best = ranked[0]

@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import itertools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -69,6 +69,18 @@ class Candidate:
     return [f"--config.{path}={value}" for path, value in self.overrides.items()]
 
 
+@dataclasses.dataclass(frozen=True)
+class Choices:
+  """What the search may choose beside the mesh. remat: None for every policy that the network has."""
+
+  remat: tuple[str | None, ...] | None = None
+  accumulate: tuple[int, ...] = MICRO_BATCHES
+  split_state: tuple[bool, ...] = (False, True)
+
+
+EVERYTHING = Choices()
+
+
 class Estimator:
   """Estimates of one config on `count` chips, for any way to run it.
 
@@ -91,7 +103,7 @@ class Estimator:
     """The config's run on one device here, with this policy."""
     config = changed(self.config, {"train.accumulate": 1, "train.split_state": False})
     config = config if remat is None else changed(config, {"model.remat": remat})
-    return experiment.build({**config, "mesh": {}}, devices=jax.devices()[:1], vocab_size=self.vocab_size)
+    return experiment.build({**config, "mesh": {}}, devices=jax.local_devices()[:1], vocab_size=self.vocab_size)
 
   @property
   def any_run(self) -> Any:
@@ -161,16 +173,17 @@ class Estimator:
     return bool(found) or "stage" not in axes
 
 
-def candidates(config: Config, vocab_size: int | None, chip: Chip, count: int) -> list[Candidate]:
+def candidates(config: Config, vocab_size: int | None, chip: Chip, count: int,
+               choices: Choices = EVERYTHING) -> list[Candidate]:
   """Every way to run, best first: what fits by time, then what does not by memory."""
   estimator = Estimator(config, vocab_size, chip, count)
-  found = []
+  policies, found = choices.remat or estimator.policies, []
   for mesh in _meshes(estimator):
-    least = estimator.policies[-1]
-    if not estimator(Way(mesh, least, MICRO_BATCHES[-1], mesh["data"] > 1))["fits"]:
-      ways: Any = [Way(mesh, least, 1, mesh["data"] > 1)]  # nothing would: one line says so
+    least, split = policies[-1], choices.split_state[-1] and mesh["data"] > 1
+    if not estimator(Way(mesh, least, choices.accumulate[-1], split))["fits"]:
+      ways: Any = [Way(mesh, least, choices.accumulate[0], split)]  # nothing would: one line says so
     else:
-      ways = _ways(estimator, mesh)
+      ways = _ways(estimator, mesh, policies, choices)
     found += [Candidate(way, way.overrides(config), estimator(way)) for way in ways]
   return sorted(found, key=lambda c: (not c.found["fits"], c.found["seconds"] if c.found["fits"] else
                                       c.found["memory"]["peak"]))
@@ -193,13 +206,14 @@ def _meshes(estimator: Estimator) -> Iterator[dict[str, int]]:
   return meshes.candidates(model, estimator.chip, count, train.batch_size, train.length, allowed)
 
 
-def _ways(estimator: Estimator, mesh: Mapping[str, int]) -> Iterator[Way]:
-  """The ways to run on one mesh."""
+def _ways(estimator: Estimator, mesh: Mapping[str, int], policies: Iterable[str | None],
+          choices: Choices) -> Iterator[Way]:
+  """The ways to run on one mesh; with one copy of the state there is nothing to split."""
   rows, stage = estimator.any_run.train.batch_size, mesh["stage"]
   parts = rows // math.prod(mesh[axis] for axis in transfers.BATCH)
   pipelined = (None,) if stage == 1 else tuple(stage * n for n in PIPELINED)
   for remat, micro, split, piped in itertools.product(
-      estimator.policies, MICRO_BATCHES, (False, True) if mesh["data"] > 1 else (False,), pipelined):
+      policies, choices.accumulate, choices.split_state if mesh["data"] > 1 else (False,), pipelined):
     if parts % (micro * (piped or 1)) == 0:
       yield Way(mesh, remat, micro, split, piped)
 

@@ -40,7 +40,7 @@ def main(values: Any, overrides: doors.Overrides) -> int:
     return 0
   if values.workdir is None and not values.dry_run:
     raise ConfigError("--workdir", "required but not given", accepted="the folder that the run is to be written to")
-  run = experiment.build(config)
+  run = experiment.build(on_these_devices(config))
   if values.dry_run:
     from llm_jax import dry_run
 
@@ -65,6 +65,22 @@ def main(values: Any, overrides: doors.Overrides) -> int:
   if run.config["log"]["report"]:
     print(f"report: {workdir / 'report.html'}")
   return 0
+
+
+def on_these_devices(config: Any) -> Any:
+  """The config with a mesh chosen for the devices that are here, where it leaves that to the planner."""
+  from llm_jax.core.config import plain
+
+  if not (plain(config).get("mesh") or {}).get("auto"):
+    return config
+  import jax
+
+  from llm_jax import plan, plan_auto
+  from llm_jax.planning import hardware
+
+  _, vocab_size = plan.without_tokenizer(config, None)
+  chip = hardware.of_device(jax.devices()[0].device_kind)
+  return plan_auto.settled(plain(config), vocab_size, chip, jax.device_count(), jax.process_count())
 
 
 def suggested_rate(workdir: pathlib.Path) -> str:

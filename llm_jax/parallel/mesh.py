@@ -29,6 +29,7 @@ GatherWeights = Literal["auto", "program", "compiler"]
 class Options:
   """`config.mesh`: the axes' sizes as given, and how the work is cut along them."""
 
+  auto: bool
   axes: dict[str, int]
   microbatches: int | None
   rounds: int
@@ -104,7 +105,7 @@ def abstract(spec: Mapping[str, int], devices: int, key: str = "config.mesh") ->
 def build(*, data: int = -1, fsdp: int = 1, tensor: int = 1, stage: int = 1, context: int = 1, expert: int = 1,
           replica: int = 1, microbatches: int | None = None, rounds: int = 1,
           context_attention: ContextAttention = "auto", sequence_parallel: bool = True,
-          offload_optimizer: bool = False, gather_weights: GatherWeights = "auto",
+          offload_optimizer: bool = False, gather_weights: GatherWeights = "auto", auto: bool = False,
           overrides: tuple = ()) -> Options:
   """The sizes of the mesh's axes, and how the work is cut along them.
 
@@ -127,6 +128,8 @@ def build(*, data: int = -1, fsdp: int = 1, tensor: int = 1, stage: int = 1, con
     gather_weights: who gathers weights that are split over `fsdp` and scatters their gradients: 'program', at each
       use, along the links of the machine (only beside `data` and `replica`), or 'compiler'; 'auto' is 'program' where
       it can be.
+    auto: let the planner choose the sizes of the axes and the micro-batches of a pipeline for the devices of the run;
+      those given are not read.
     overrides: pairs (regular expression over parameter names, logical axes), for what should lie otherwise; the last
       that matches counts.
   """
@@ -134,7 +137,7 @@ def build(*, data: int = -1, fsdp: int = 1, tensor: int = 1, stage: int = 1, con
     if value < 1:
       raise ConfigError(f"config.mesh.{name}", f"got {value}", accepted="a whole number from 1")
   axes = dict(replica=replica, data=data, fsdp=fsdp, stage=stage, context=context, expert=expert, tensor=tensor)
-  return Options(axes, microbatches, rounds, context_attention, sequence_parallel,
+  return Options(auto, axes, microbatches, rounds, context_attention, sequence_parallel,
                  offload_optimizer, gather_weights, tuple(_override(i, pair) for i, pair in enumerate(overrides)))
 
 

@@ -76,6 +76,11 @@ class ShardingRules:
     others = [a for a in self.mesh.shape if a not in GATHERED_BESIDE and self.mesh.shape[a] > 1]
     return self.mesh.shape.get("fsdp", 1) > 1 and not others
 
+  @property
+  def host_parts(self) -> int:
+    """Into how many parts hosts can share the rows of a batch: those before the mesh cuts layers or sequences."""
+    return self.ways("batch" if self.ways("layers") * self.ways("length") == 1 else "expert_batch")
+
   def over(self, axis: str) -> dict[str, int]:
     """{mesh axis: its size} of those that a logical axis is split over."""
     target = self.table[axis]
@@ -175,8 +180,12 @@ def from_options(options: device_mesh.Options, devices: Sequence[Any] | None = N
   """The rules of `config.mesh` over all devices, or the given ones.
 
   Raises:
-    ConfigError: sizes that do not fit the devices, an override that is no pattern or names no logical axis.
+    ConfigError: sizes that do not fit the devices or have not been chosen, an override that is no pattern or names no
+      logical axis.
   """
+  if options.auto:
+    raise ConfigError("config.mesh.auto", "nobody has chosen yet", accepted="False, or the doors train and plan, which "
+                      "ask the planner (llm_jax/plan_auto.py)")
   table = TABLE if options.sequence_parallel else {**TABLE, "norm_length": TABLE["length"]}
   for pattern, axes in options.overrides:
     key = f"config.mesh.overrides[{pattern!r}]"

@@ -5,6 +5,7 @@ clocks as the TPU compiler's estimate of an 8192^3 matrix product implies them; 
 """
 
 import dataclasses
+import re
 
 from llm_jax.training.throughput import peak_flops_per_second
 
@@ -46,3 +47,11 @@ GPUS = {
     "h200": Chip("H200", 139.0 * GIB, 4.8e12, 450e9, 50e9, None, 8, 8),
     "b200": Chip("B200", 178.0 * GIB, 7.7e12, 900e9, 50e9, None, 8, 8),
 }
+
+
+def of_device(kind: str) -> Chip | None:
+  """The chip of a `jax.Device.device_kind`; None if there is no data sheet of it here."""
+  if kind in (found := {chip.kind: chip for chip in TPUS.values()}):
+    return found[kind]
+  whole = not re.search(r"\bMIG\b", kind)
+  return next((chip for chip in GPUS.values() if whole and re.search(rf"\b{chip.kind}\b", kind)), None)

@@ -2,8 +2,9 @@
 
 import pytest
 
-from llm_jax import plan, plan_search
+from llm_jax import experiment, plan, plan_auto, plan_search
 from llm_jax.core import config as configs
+from llm_jax.core.errors import ConfigError
 from llm_jax.planning import hardware, meshes, transfers
 
 
@@ -93,3 +94,44 @@ def test_an_illegal_layout_is_left_out():
   ranked = searched("gpt2.py:debug", "v5e", 8, 64)  # four heads
   assert max(c.way.mesh["tensor"] for c in ranked) == 4
   assert meshes.axes_of(("fsdp", None, ("tensor", "stage"))) == {"fsdp", "tensor", "stage"}
+
+
+def settled(name, chip, count, mesh, **sections):
+  config = configs.load_file(f"configs/{name}")
+  config["mesh"] = mesh
+  for section, knobs in sections.items():
+    config[section] |= knobs
+  config, size = plan.without_tokenizer(config, None)
+  known = hardware.TPUS | hardware.GPUS
+  return plan_auto.settled(config, size, known.get(chip), count)
+
+
+def test_a_config_may_leave_its_mesh_to_the_planner():
+  large = settled("decoder.py:llama3-8b", "v5p", 64, dict(data=1, fsdp=-1, auto=True))
+  assert large["mesh"]["fsdp"] * large["mesh"]["tensor"] * large["mesh"].get("stage", 1) >= 8
+  small = settled("gpt2.py:124m", "v5e", 8, dict(auto=True), train=dict(split_state=True))
+  assert small["mesh"]["data"] == 8 and small["mesh"]["auto"] is False
+  assert small["model"] == configs.plain(configs.load_file("configs/gpt2.py:124m"))["model"]
+  given = dict(data=2, fsdp=4)
+  assert settled("gpt2.py:124m", None, 8, given)["mesh"] == given  # it does not ask
+
+
+@pytest.mark.parametrize("name, chip, count, said", [("gpt2.py:debug", None, 8, "no data sheet"),
+                                                     ("decoder.py:llama3-8b", "v5e", 2, "holds this"),
+                                                     ("gpt2.py:debug", "v5e", 7, "divides")])
+def test_what_the_planner_cannot_choose_is_refused(name, chip, count, said):
+  with pytest.raises(ConfigError, match=said):
+    settled(name, chip, count, dict(auto=True))
+
+
+def test_a_mesh_that_nobody_has_chosen_is_refused():
+  config = configs.load_file("configs/gpt2.py:debug")
+  config["mesh"] = dict(auto=True)
+  with pytest.raises(ConfigError, match="auto"):
+    experiment.build(config)
+
+
+@pytest.mark.parametrize("kind, chip", [("TPU v5 lite", "v5e"), ("TPU v5", "v5p"), ("NVIDIA H100 80GB HBM3", "h100"),
+                                        ("NVIDIA H100 80GB HBM3 MIG 1g.10gb", None), ("cpu", None)])
+def test_devices_are_known_by_what_they_call_themselves(kind, chip):
+  assert hardware.of_device(kind) == (hardware.TPUS | hardware.GPUS).get(chip)
