@@ -123,13 +123,14 @@ def estimated(config: Any, target: Any, vocab_size: int | None = None) -> dict[s
 def search(config: Any, target: Any, vocab_size: int | None, compile: int, title: str = "") -> dict[str, Any]:
   """Ranks ways to run, compiles the best few for a TPU, prints the table and the lines to paste -> both as JSON."""
   from llm_jax import plan_search
+  from llm_jax.planning import text
 
   if target.chip is None:
     raise ConfigError("--search", "there are no data sheets for local devices", accepted="a TPU or GPU topology")
   config, vocab_size = without_tokenizer(config, vocab_size)
   config = plan_search.changed(config, {"mesh.auto": False})
   ranked = plan_search.candidates(config, vocab_size, target.chip, target.count)
-  print(f"{title} on {target.name}: {len(ranked)} ways to run, by estimate\n{plan_search.table(ranked)}", flush=True)
+  print(f"{title} on {target.name}: {len(ranked)} ways to run, by estimate\n{text.ranking(ranked)}", flush=True)
   best = ranked[0]
   plans: list[dict[str, Any]] = []
   for candidate in plan_search.apart(ranked)[: 3 * compile if target.kind == "tpu" else 0]:

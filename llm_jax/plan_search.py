@@ -249,21 +249,3 @@ def estimated(config: Config, vocab_size: int | None, chip: Chip, count: int) ->
   way = Way(mesh, resolved["model"].get("remat"), train["accumulate"], train["split_state"],
             None if mesh["stage"] == 1 else piped)
   return Estimator(config, vocab_size, chip, count)(way)
-
-
-def table(ranked: list[Candidate], most: int = 10) -> str:
-  """The best, one line each."""
-  rows = [_row(c) for c in ranked[:most]]
-  wide = max([len("mesh"), *(len(mesh) for mesh, _ in rows)])
-  head = f"{'remat':<12}{'micro':>6}{'split state':>12}{'peak GiB':>10}{'step s':>9}{'MFU':>7}"
-  return "\n".join([f"{'':>3} {'mesh':<{wide}} {head}",
-                    *(f"{n:>3} {mesh:<{wide}} {rest}" for n, (mesh, rest) in enumerate(rows, 1))])
-
-
-def _row(c: Candidate) -> tuple[str, str]:
-  way, f = c.way, c.found
-  mesh = " x ".join(f"{a}={n}" for a, n in way.mesh.items() if n > 1) or "one device"
-  mesh += f" in {way.microbatches}" if way.microbatches else ""
-  return mesh, (f"{way.remat or '-':<12}{way.accumulate:>6}{'yes' if way.split_state else 'no':>12}"
-                f"{f['memory']['peak'] / 2**30:>10.2f}{f['seconds']:>9.3f}{f['mfu']:>7.1%}" +
-                ("" if f["fits"] else "  does not fit"))

@@ -1,6 +1,6 @@
 """A plan as people read it: what does it need, does it fit, how fast, and what moves between devices."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from llm_jax.planning.hardware import GIB
@@ -97,3 +97,21 @@ def estimate(found: Mapping[str, Any]) -> str:
   parts = ", ".join(f"{what} {seconds:.3f}" for what, seconds in found["parts"].items())
   lines.append(f"time of a step: {found['seconds']:.3f} s, MFU {found['mfu']:.1%} ({parts} s)")
   return "\n".join(lines)
+
+
+def ranking(ranked: Sequence[Any], most: int = 10) -> str:
+  """The best ways to run (llm_jax/plan_search.py), one line each."""
+  rows = [_row(c) for c in ranked[:most]]
+  wide = max([len("mesh"), *(len(mesh) for mesh, _ in rows)])
+  head = f"{'remat':<12}{'micro':>6}{'split state':>12}{'peak GiB':>10}{'step s':>9}{'MFU':>7}"
+  return "\n".join([f"{'':>3} {'mesh':<{wide}} {head}",
+                    *(f"{n:>3} {mesh:<{wide}} {rest}" for n, (mesh, rest) in enumerate(rows, 1))])
+
+
+def _row(c: Any) -> tuple[str, str]:
+  way, f = c.way, c.found
+  mesh = " x ".join(f"{a}={n}" for a, n in way.mesh.items() if n > 1) or "one device"
+  mesh += f" in {way.microbatches}" if way.microbatches else ""
+  return mesh, (f"{way.remat or '-':<12}{way.accumulate:>6}{'yes' if way.split_state else 'no':>12}"
+                f"{f['memory']['peak'] / GIB:>10.2f}{f['seconds']:>9.3f}{f['mfu']:>7.1%}" +
+                ("" if f["fits"] else "  does not fit"))

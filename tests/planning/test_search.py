@@ -5,7 +5,7 @@ import pytest
 from llm_jax import experiment, plan, plan_auto, plan_search
 from llm_jax.core import config as configs
 from llm_jax.core.errors import ConfigError
-from llm_jax.planning import hardware, meshes, transfers
+from llm_jax.planning import hardware, meshes, text, transfers
 
 
 def searched(name, chip, count, rows, vocab=None, **sections):
@@ -63,7 +63,7 @@ def test_a_large_model_wants_split_weights(name, chip, count, rows):
   way = ranked[0].way
   assert ranked[0].found["fits"] and way.mesh["fsdp"] * way.mesh["tensor"] * way.mesh["stage"] >= 8
   assert not ranked[-1].found["fits"] and ranked[0].found["mfu"] < 1
-  assert "--config.mesh.fsdp=" in " ".join(ranked[0].lines) and "does not fit" in plan_search.table(ranked[-1:])
+  assert "--config.mesh.fsdp=" in " ".join(ranked[0].lines) and "does not fit" in text.ranking(ranked[-1:])
 
 
 @pytest.mark.slow
