@@ -136,7 +136,7 @@ def test_the_score_door_refuses_what_cannot_be(tmp_path, monkeypatch, capsys, fl
 
 @pytest.mark.parametrize("config, said", [
     ("configs/curriculum_parity.py", "drawn afresh"), ("configs/maml_sinusoid.py", "drawn afresh"),
-    ("configs/quickstart.py:debug", "family of generated examples")])
+    ("configs/curriculum_rarity.py:debug", "family of generated examples")])
 def test_the_score_door_says_what_cannot_be_scored_by_structure(tmp_path, monkeypatch, capsys, config, said):
   monkeypatch.setenv("LLM_JAX_CACHE", str(tmp_path / "cache"))
   code, _, err = door(capsys, f"--config={config}", "--scorer=structure", f"--out={tmp_path / 'scores'}")
