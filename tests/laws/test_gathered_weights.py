@@ -56,7 +56,8 @@ def as_cube(monkeypatch):
 
 
 @pytest.mark.parametrize("model, mesh", [("gpt", FSDP), ("llama", FSDP), ("llama", dict(data=2, fsdp=4)),
-                                         ("mixtral", FSDP), ("mixtral", dict(data=1, expert=2, fsdp=4))])
+                                         ("mixtral", FSDP), pytest.param("mixtral", dict(data=1, expert=2, fsdp=4),
+                                                                         marks=pytest.mark.slow)])
 def test_losses_and_gradients_are_those_of_one_device(model, mesh, monkeypatch):
   as_cube(monkeypatch)
   run = build(monkeypatch, model, 8, **mesh)
