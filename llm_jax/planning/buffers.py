@@ -7,6 +7,7 @@ XLA's own figure is the one that decides; the list says what to look at.
 
 import collections
 import dataclasses
+import re
 
 from llm_jax.planning.program import ARRAY, Instruction, Program, type_bytes
 
@@ -65,9 +66,17 @@ def _made(program: Program, instruction: Instruction) -> str:
 def _peak(program: Program, name: str) -> _Peak:
   lines = program.computations.get(name, ())
   owners: dict[str, frozenset[str]] = {}  # the buffers that a name may stand for
+  parts: dict[str, list[frozenset[str]]] = {}  # of a tuple, by element
   last: dict[str, int] = {}
   for i, line in enumerate(lines):
-    carried = frozenset().union(*(owners.get(o, frozenset()) for o in line.operands)) if line.operands else frozenset()
+    of_each = [owners.get(o, frozenset()) for o in line.operands]
+    if line.op == "tuple":
+      parts[line.name] = of_each
+    elif line.op in ("while", "opt-barrier") and line.operands[0] in parts:
+      parts[line.name] = parts[line.operands[0]]
+    if line.op == "get-tuple-element" and line.operands[0] in parts:
+      of_each = [parts[line.operands[0]][int(re.search(r"index=(\d+)", line.text)[1])]]  # type: ignore[index]
+    carried = frozenset().union(*of_each)
     made = "" if line.op in VIEWS else _made(program, line)
     in_place = line.op in VIEWS or made.count("[") < len(ARRAY.findall(line.type))
     owners[line.name] = (carried if in_place else frozenset()) | (frozenset({line.name}) if made else frozenset())

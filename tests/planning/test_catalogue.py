@@ -2,7 +2,8 @@
 
 Found from the config files and the published sizes of the models that they name: a new file or size is in it at once.
 What rots is a flag that the compiler no longer knows, a shape that a kernel refuses, a size that has outgrown its mesh.
-The compiler is asked for its least effort: a quarter of the time, and the same memory to a percent.
+The compiler is asked for its least effort: a quarter of the time and the memory to a percent or two; its cycles mean
+nothing then.
 """
 
 import importlib
@@ -85,6 +86,5 @@ def test_every_large_config_compiles_and_fits(name):
   found = plan.planned(config, target, title=name, advise=False)
   assert found["memory"]["fits"], found["memory"]
   assert found["time"]["cycles"] > 0
-  time, peak = found["time"], found["memory"]["peak"] / 2**30
-  print(f"{name}: {size:,} parameters, peak {peak:.2f} GiB, {time['cycles'] / 1e9:.3f} G cycles, "
-        f"MFU {time['mfu']:.1%}, compiled in {found['compile_seconds']:.0f} s")
+  peak, seconds = found["memory"]["peak"] / 2**30, found["compile_seconds"]
+  print(f"{name}: {size:,} parameters, peak {peak:.2f} GiB, compiled in {seconds:.0f} s")
