@@ -51,7 +51,7 @@ def reference():
     return in_process.losses(in_process.build(monkeypatch, **PLAIN), STEPS)
 
 
-@pytest.mark.parametrize("name", MESHES)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=() if " x " in n else pytest.mark.slow) for n in MESHES])
 def test_any_mesh_gives_the_losses_of_one_device(name, reference, monkeypatch):
   devices, mesh = MESHES[name]
   run = in_process.build(monkeypatch, devices, mesh=mesh, **PLAIN)

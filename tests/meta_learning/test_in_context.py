@@ -58,7 +58,7 @@ def test_a_plan_paces_ways_and_shots_within_the_same_shapes():
   episode = family().episodes(generator(2), Plan(6, 40, knobs={"n_way": 2, "k_shot": 1}))
   assert (episode["support"]["weights"].sum((1, 2)) == 2).all() and (episode["query"]["weights"].sum((1, 2)) == 4).all()
   for knobs in ({"k_shot": 3}, {"n_way": 4}, {"n_way": 1}):
-    with pytest.raises(ConfigError, match="the episodes hold"):
+    with pytest.raises(ConfigError, match="and the data hold"):
       family().prompts(generator(2), Plan(6, 140, knobs=knobs))
   with pytest.raises(ConfigError, match="leaves 4 tokens for each of 7 examples"):
     family().prompts(generator(2), Plan(6, 30))

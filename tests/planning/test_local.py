@@ -31,7 +31,7 @@ CASES = {
     "t5: data x tensor": (T5, dict(data=4, tensor=2), {}),
 }
 SLOW = ("llama: data x fsdp x tensor", "bert: replica x data", "t5: data x tensor", "gpt: stage x fsdp",
-        "llama: context x fsdp", "bert: fsdp x tensor", "gpt: data")
+        "llama: context x fsdp", "bert: fsdp x tensor", "gpt: data", "mixtral: expert x data")
 
 
 def config(parts, mesh, train):
