@@ -12,7 +12,7 @@ import numpy as np
 from llm_jax.core.errors import ConfigError, DataError
 from llm_jax.core.types import Batch, Plan
 from llm_jax.data.fingerprint import digest
-from llm_jax.data.permutation import permute
+from llm_jax.data.permutation import in_laps, permute
 from llm_jax.data.token_store import Stream
 
 FIELDS = {"tokens": "(B, L) int32 input ids", "segment_ids": "(B, L) int32 1 where there is text, 0 = padding",
@@ -56,10 +56,7 @@ class LabelledSource:
       return self._rows(permute(np.minimum(index, total - 1), total, "labelled evaluation"), index < total, plan.length)
     if total < plan.batch:
       raise DataError(f"{total} labelled texts, fewer than one batch of {plan.batch}")
-    epoch, place = np.divmod(index, total)
-    for lap in sorted(set(epoch.tolist())):
-      mine = epoch == lap
-      place[mine] = permute(place[mine], total, f"{self.seed}/labelled/{lap}")
+    place, _ = in_laps(index, total, f"{self.seed}/labelled")
     return self._rows(place, np.ones(len(place), bool), plan.length)
 
   def _rows(self, texts: np.ndarray, counts: np.ndarray, length: int) -> Batch:

@@ -52,7 +52,7 @@ class LinearFunctions:
     x_BLD = random.standard_normal((plan.length, B, d), np.float32).swapaxes(0, 1)  # point by point
     noise_BL = generator(self.key, step, "noise").standard_normal((plan.length, B), np.float32).T * self.noise
     x_BLD[..., paced(plan, "n_dims", d, 1):] = 0.0
-    weights = np.broadcast_to(np.arange(plan.length) < plan.knobs.get("n_points", plan.length), (B, plan.length))
+    weights = points_that_count(plan, B)
     if self.rows is not None:
       weights = weights & (step * B + np.arange(B) < self.rows)[:, None]
     y_BL = np.einsum("bld,bd->bl", x_BLD, w_BD) + noise_BL
@@ -72,8 +72,12 @@ def of_ids(ids: np.ndarray, plan: Plan, *, dimensions: int, noise: float) -> Bat
     y_RL[r] = np.einsum("ld,d->l", x_RLD[r], w_D)  # the same sum for a row and for its head
     if noise:
       y_RL[r] += generator("linear functions pool, noise", dimensions, i).standard_normal(plan.length) * noise
-  weights = np.broadcast_to(np.arange(plan.length) < plan.knobs.get("n_points", plan.length), y_RL.shape)
-  return {"inputs": x_RLD, "targets": y_RL, "weights": weights.astype(np.float32)}
+  return {"inputs": x_RLD, "targets": y_RL, "weights": points_that_count(plan, len(ids)).astype(np.float32)}
+
+
+def points_that_count(plan: Plan, rows: int) -> np.ndarray:
+  """(rows, L) bool: the first n_points of each row."""
+  return np.broadcast_to(np.arange(plan.length) < plan.knobs.get("n_points", plan.length), (rows, plan.length))
 
 
 def active_dimensions(rows: Batch) -> np.ndarray:

@@ -23,6 +23,16 @@ def permute(index: np.ndarray, size: int, key: str) -> np.ndarray:
   return _compute(np.asarray(index).astype(np.uint64), size, key)
 
 
+def in_laps(example: np.ndarray, size: int, key: str) -> tuple[np.ndarray, np.ndarray]:
+  """(place, lap), (n,) int64 each, of examples counted from 0 on: every place in [0, size) comes once in a lap, in an
+  order of that lap's own."""
+  lap, place = np.divmod(example, size)
+  for number in sorted(set(lap.tolist())):
+    mine = lap == number
+    place[mine] = permute(place[mine], size, f"{key}/{number}")
+  return place, lap
+
+
 def offset(size: int, key: str) -> int:
   """A number in [0, size) that `key` names."""
   return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "little") % size

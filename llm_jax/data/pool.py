@@ -13,7 +13,7 @@ import numpy as np
 from llm_jax.core.errors import ConfigError, DataError
 from llm_jax.core.types import Batch, Plan
 from llm_jax.data.admission import Order, admitted
-from llm_jax.data.permutation import permute
+from llm_jax.data.permutation import in_laps
 
 DOMAIN = "pool"
 
@@ -70,10 +70,7 @@ class Pool:
     example = step * plan.batch + np.arange(plan.batch, dtype=np.int64)[rows or slice(None)]
     length = plan.window or plan.length
     size = admitted(self.order, DOMAIN, length, self.count, plan.admit)
-    lap, place = np.divmod(example, size)
-    for epoch in sorted(set(lap.tolist())):
-      mine = lap == epoch
-      place[mine] = permute(place[mine], size, f"{self.seed}/pool/{epoch}")
+    place, _ = in_laps(example, size, f"{self.seed}/pool")
     return place if self.order is None or plan.admit >= 1 else self.order(DOMAIN, length)[0][place]
 
   def take(self, step: int, plan: Plan, rows: slice | None = None) -> Batch:

@@ -21,7 +21,7 @@ from llm_jax.data.continued import CONTINUES, fill
 from llm_jax.data.fingerprint import digest
 from llm_jax.data.mixture import Mixture
 from llm_jax.data.packing import Packing, Table
-from llm_jax.data.permutation import offset, permute
+from llm_jax.data.permutation import in_laps, offset, permute
 from llm_jax.data.rows import FIELDS, concat_rows, empty_rows, packed_rows, whence
 from llm_jax.data.token_store import Stream
 
@@ -102,12 +102,12 @@ class TrainSource:
     """
     example = step * plan.batch + np.arange(plan.batch, dtype=np.int64)[rows or slice(None)]
     plan = plan if plan.window is None else dataclasses.replace(plan, length=plan.window)
-    admitted = self._admitted(plan)
+    counts = self._admitted(plan)
     mixture = plan.mixture if plan.mixture is not None else self.mixture
     if mixture is None:
-      domain, place, lap = self._evenly(example, admitted, plan.length)
+      domain, place, lap = self._evenly(example, counts, plan.length)
     else:
-      domain, place, lap = self._by_weight(example, admitted, mixture, plan)
+      domain, place, lap = self._by_weight(example, counts, mixture, plan)
     start = np.zeros_like(place)
     for d, epoch in sorted(set(zip(domain.tolist(), lap.tolist()))):
       mine = (domain == d) & (lap == epoch)
@@ -137,10 +137,7 @@ class TrainSource:
   def _evenly(self, example: np.ndarray, counts: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Every admitted window of every domain once per epoch: (domain, window, epoch) of each example."""
     ends = np.cumsum(counts)
-    lap, place = np.divmod(example, ends[-1])
-    for epoch in sorted(set(lap.tolist())):
-      mine = lap == epoch
-      place[mine] = permute(place[mine], int(ends[-1]), f"{self.seed}/all/{length}/{epoch}")
+    place, lap = in_laps(example, int(ends[-1]), f"{self.seed}/all/{length}")
     domain = np.searchsorted(ends, place, side="right")
     return domain, place - (ends - counts)[domain], lap
 
@@ -156,11 +153,8 @@ class TrainSource:
       if not counts[d]:
         raise DataError(f"domain {self.domains[d]!r} has weight but no window of {plan.length} tokens")
       mine = np.flatnonzero(domain == d)
-      lap[mine], place[mine] = np.divmod(index[mine], counts[d])
-      for epoch in sorted(set(lap[mine].tolist())):
-        these = mine[lap[mine] == epoch]
-        key = f"{self.seed}/{self.domains[d]}/{plan.length}/{salt}/{epoch}"
-        place[these] = permute(place[these], int(counts[d]), key)
+      key = f"{self.seed}/{self.domains[d]}/{plan.length}/{salt}"
+      place[mine], lap[mine] = in_laps(index[mine], int(counts[d]), key)
     return domain, place, lap
 
   def _table(self, d: int, length: int) -> Table:
