@@ -94,7 +94,7 @@ def from_hub(folder: pathlib.Path, key: str = "--hf") -> Trained:
   """
   from llm_jax import hub
 
-  if not (folder / "config.json").is_file():
+  if not any((folder / name).is_file() for name in ("config.json", "adapter_config.json")):
     raise ConfigError(key, f"{str(folder)!r} holds no model", accepted="a folder with config.json and *.safetensors")
   model, params, tokenizer = hub.load(folder)
   if tokenizer is None:

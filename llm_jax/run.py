@@ -86,6 +86,8 @@ class Run:
     init_key, run_key = jax.random.split(jax.random.key(self.train.seed))
     def make(params: Any, key: Any) -> TrainState:
       whole = {**self.model.init(init_key), **params}  # what a PEFT method or a learner adds starts afresh
+      if self.model.made_of is not None:
+        whole = self.model.made_of[0].start(whole)
       return train_state.from_params(whole, key, self.optimizer, self.guard, self.ema is not None, self._carry())
     params = {**params, **(self.reference.params() if self.reference else {})}
     params = {name: np.asarray(a) for name, a in params.items()}  # whole on every process

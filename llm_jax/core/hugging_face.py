@@ -99,7 +99,8 @@ def _columns(x_IO: np.ndarray, shapes: Shapes, inputs: int) -> Arrays:
   widths = [math.prod(s[inputs:]) for s in shapes]
   if x_IO.shape != (math.prod(shapes[0][:inputs]), sum(widths)):
     raise ValueError("does not fit")
-  return tuple(part.reshape(s) for part, s in zip(np.split(x_IO, np.cumsum(widths)[:-1], axis=1), shapes))
+  ends = np.cumsum(widths)
+  return tuple(x_IO[:, end - width:end].reshape(s) for end, width, s in zip(ends, widths, shapes))
 
 
 def _matrix(parts: Arrays, inputs: int) -> np.ndarray:

@@ -35,7 +35,7 @@ class Model:
 
   shapes: {name: ShapeDtypeStruct}; logical_axes: {name: one logical axis name or None per dimension}; stacked layers
   have 'layers' in front. config: the architecture's own frozen config dataclass. offers: what it can be trained for, in
-  the words of core/offers.py.
+  the words of core/offers.py. made_of: (method, base model) of one that a PEFT method made, see peft/adapted.py.
   """
 
   make: Callable[[nnx.Rngs], nnx.Module]
@@ -46,6 +46,7 @@ class Model:
   _treedef: Any
   extras: Mapping[str, Extra] = dataclasses.field(default_factory=dict)
   offers: frozenset[str] = frozenset()
+  made_of: Any = None
 
   @staticmethod
   def from_module(make: Callable[[nnx.Rngs], nnx.Module], config: Any = None, *,

@@ -4,52 +4,89 @@
 
 B starts at zero, so the model is the same function until it is trained. The chosen `Linear`s are replaced where they
 stand: W and the bias keep their names (so that checkpoints of the base load), A and B are 'lora_a' and 'lora_b' beside
-them, with the leading layer axes of a stack, and the network around does not notice.
+them, with the leading layer axes of a stack, and the network around does not notice. Layers of a stack may have ranks
+of their own: columns of A beyond a layer's rank are zero, as are the rows of B, so that no gradient reaches them.
 """
 
+import dataclasses
 import functools
 import math
 import re
-from typing import Any
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from llm_jax.core.errors import ConfigError
 from llm_jax.core.model import Model
-from llm_jax.core.names import select
 from llm_jax.layers.linear import Linear, linear
-from llm_jax.peft.adapted import Arrays, Method
+from llm_jax.peft.adapted import KEY, Arrays, Method, check_train, frozen_but, replace_linears, stacked
 
-KEY = "config.peft"
 TRAINED = r"\.lora_[ab]$"
+ADDED = r"\.lora_(a|b|scale)$"
+
+
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+  """Rank and scale of each map; `ranks` and `alphas` as in `build`, the first pattern that takes a name counts."""
+
+  rank: int
+  alpha: float
+  stabilised: bool = False
+  ranks: Mapping[str, int] = dataclasses.field(default_factory=dict)
+  alphas: Mapping[str, float] = dataclasses.field(default_factory=dict)
+
+  def of(self, name: str, lead: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """(ranks, scales), each of shape `lead`; the scale of rank 0 is that of the first layer that has any."""
+    ranks, alphas = np.empty(lead, np.int64), np.empty(lead, np.float32)
+    for index in np.ndindex(*lead):
+      ranks[index] = _first(self.ranks, layer_name(name, index), self.rank)
+      alphas[index] = _first(self.alphas, layer_name(name, index), self.alpha)
+    scales = alphas / np.maximum(np.sqrt(ranks) if self.stabilised else ranks, 1).astype(np.float32)
+    return ranks, np.where(ranks > 0, scales, scales[ranks > 0].flat[0] if ranks.any() else 1.0).astype(np.float32)
+
+
+def layer_name(name: str, index: tuple[int, ...]) -> str:
+  """The name of one layer's map: 'blocks.attention.query[1]'; that of a map outside stacks is its own."""
+  return f"{name}[{','.join(map(str, index))}]" if index else name
+
+
+def _first(patterns: Mapping[str, float], name: str, otherwise: float) -> float:
+  return next((value for pattern, value in patterns.items() if re.search(pattern, name)), otherwise)
 
 
 class LoRALinear(Linear):
   """A Linear with a low-rank product beside its kernel; takes over the arrays of `base`, stacked or not."""
 
-  def __init__(self, rngs: nnx.Rngs, base: Linear, rank: int, alpha: float):
-    self.inputs, self.outputs, self.scale = base.inputs, base.outputs, alpha / rank
+  def __init__(self, rngs: nnx.Rngs, base: Linear, ranks: np.ndarray, scales: np.ndarray):
+    self.inputs, self.outputs = base.inputs, base.outputs
     self.kernel, self.bias, self.axes = base.kernel, base.bias, base.axes
-    axes, ins = base.kernel.get_metadata()["axes"], len(base.inputs)
-    stacked = base.kernel.shape[: len(base.kernel.shape) - ins - len(base.outputs)]
-    bound = math.prod(base.inputs) ** -0.5
-    a = jax.random.uniform(rngs.params(), (*stacked, *base.inputs, rank), jnp.float32, -bound, bound)
+    axes, ins, lead = base.kernel.get_metadata()["axes"], len(base.inputs), stacked(base)
+    bound, rank = math.prod(base.inputs) ** -0.5, int(ranks.max())
+    a = jax.random.uniform(rngs.params(), (*lead, *base.inputs, rank), jnp.float32, -bound, bound)
+    if (ranks < rank).any():
+      there = np.arange(rank) < ranks[..., None]
+      a = a * there.reshape(*lead, *(1,) * ins, rank)
     self.lora_a = nnx.Param(a, axes=(*axes[:ins], None))
-    self.lora_b = nnx.Param(jnp.zeros((*stacked, rank, *base.outputs), jnp.float32), axes=(None, *axes[ins:]))
+    self.lora_b = nnx.Param(jnp.zeros((*lead, rank, *base.outputs), jnp.float32), axes=(None, *axes[ins:]))
+    self.scale = float(scales.flat[0])
+    self.lora_scale = None if (scales == scales.flat[0]).all() else nnx.Param(jnp.asarray(scales), axes=())
 
   def __call__(self, x: jax.Array, factor: float | None = None) -> jax.Array:
     rows, columns = math.prod(self.inputs), math.prod(self.outputs)
     flat = x.reshape(*x.shape[: x.ndim - len(self.inputs)], rows)
     thin = linear(flat, self.lora_a[...].reshape(rows, -1))
-    added = linear(thin, self.lora_b[...].reshape(-1, columns)) * self.scale
+    added = linear(thin, self.lora_b[...].reshape(-1, columns))
+    added = added * (self.scale if self.lora_scale is None else self.lora_scale[...].astype(added.dtype))
     added = added if factor is None else added * factor
     return super().__call__(x, factor) + added.reshape(*flat.shape[:-1], *self.outputs).astype(x.dtype)
 
 
 def build(*, rank: int = 8, alpha: float = 16.0, targets: str = r"attention\.(query|value)$",
-          train: str | None = None) -> Method:
+          train: str | None = None, stabilised: bool = False, ranks: dict | None = None,
+          alphas: dict | None = None) -> Method:
   """LoRA.
 
   Args:
@@ -57,52 +94,57 @@ def build(*, rank: int = 8, alpha: float = 16.0, targets: str = r"attention\.(qu
     alpha: the product counts alpha / rank.
     targets: regular expression over the names of linear maps, e.g. 'blocks.attention.query'; '.' takes all.
     train: regular expression of further parameters to train (norms, biases, a head); None trains A and B only.
+    stabilised: the product counts alpha / sqrt(rank), rsLoRA (Kalajdzievski 2023).
+    ranks: other ranks, {regular expression over the names of single maps such as 'blocks.attention.query[1]', of layer
+      1: rank}; 0 leaves a layer alone.
+    alphas: other alphas, in the same way.
+  """
+  sizes = checked_sizes(rank, alpha, stabilised, ranks, alphas)
+  knobs = dict(rank=rank, alpha=alpha, targets=targets, train=train, stabilised=stabilised, ranks=ranks, alphas=alphas)
+  return Method(functools.partial(_adapt, sizes=sizes, targets=targets, train=train), frozen_but(TRAINED, train),
+                functools.partial(merge, sizes=sizes), "lora", knobs)
+
+
+def checked_sizes(rank: int, alpha: float, stabilised: bool, ranks: dict | None, alphas: dict | None) -> Sizes:
+  """Raises:
+    ConfigError: a rank below 1, or below 0 among the patterns.
   """
   if rank < 1:
     raise ConfigError(f"{KEY}.rank", f"got {rank}", accepted="a whole number from 1")
-  freeze = rf"^(?!meta\.)(?!.*({TRAINED}{'' if train is None else '|' + train}))"
-  adapt = functools.partial(_adapt, rank=rank, alpha=alpha, targets=targets, train=train)
-  return Method(adapt, freeze, functools.partial(merge, scale=alpha / rank))
+  for pattern, other in (ranks or {}).items():
+    if not isinstance(other, int) or other < 0:
+      raise ConfigError(f"{KEY}.ranks", f"{pattern!r} has rank {other}", accepted="whole numbers from 0")
+  return Sizes(rank, alpha, stabilised, ranks or {}, alphas or {})
 
 
-def _adapt(model: Model, *, rank: int, alpha: float, targets: str, train: str | None) -> Model:
-  """`model` with the chosen linear maps replaced.
-
-  Raises:
-    ConfigError: a pattern takes nothing.
-  """
-  if train is not None:
-    select(model.shapes, train, f"{KEY}.train")
-  def make(rngs: nnx.Rngs) -> Any:
-    module: Any = model.make(rngs)
-    maps = {".".join(map(str, path)): path for path, node in nnx.iter_graph(module) if isinstance(node, Linear)}
-    for name in sorted(select(maps, targets, f"{KEY}.targets")):
-      parent: Any = module
-      *above, last = maps[name]
-      for part in above:
-        parent = _child(parent, part)
-      new = LoRALinear(rngs, _child(parent, last), rank, alpha)
-      if isinstance(last, int):
-        parent[last] = new
-      else:
-        setattr(parent, str(last), new)
-    return module
-  return Model.from_module(make, model.config, offers=model.offers)
+def sizes_of(method: Method) -> Sizes:
+  """The ranks and scales that a method's knobs say."""
+  return checked_sizes(*(method.knobs[k] for k in ("rank", "alpha", "stabilised", "ranks", "alphas")))
 
 
-def _child(node: Any, part: Any) -> Any:
-  return node[part] if isinstance(part, int) else getattr(node, part)
+def _adapt(model: Model, *, sizes: Sizes, targets: str, train: str | None) -> Model:
+  check_train(model, train)
+  def wrap(rngs: nnx.Rngs, base: Linear, name: str) -> Linear | None:
+    ranks, scales = sizes.of(name, stacked(base))
+    return LoRALinear(rngs, base, ranks, scales) if ranks.any() else None
+  return replace_linears(model, targets, wrap)
 
 
-def merge(params: Arrays, *, scale: float) -> dict[str, jax.Array]:
+def merge(params: Arrays, *, sizes: Sizes) -> dict[str, jax.Array]:
   """The base's parameters with kernel + scale * A B in place of each adapted kernel."""
-  merged = {n: p for n, p in params.items() if not re.search(TRAINED, n)}
+  merged = {n: p for n, p in params.items() if not re.search(ADDED, n)}
   for name in params:
     if name.endswith(".lora_a"):
       stem = name.removesuffix(".lora_a")
-      a, b, kernel = params[name], params[f"{stem}.lora_b"], params[f"{stem}.kernel"]
-      stacked = a.ndim + b.ndim - 2 - kernel.ndim
-      lead = a.shape[:stacked]
-      product = a.reshape(*lead, -1, a.shape[-1]) @ b.reshape(*lead, b.shape[stacked], -1)
-      merged[f"{stem}.kernel"] = kernel + scale * product.reshape(kernel.shape)
+      merged[f"{stem}.kernel"] = params[f"{stem}.kernel"] + scaled_product(params, stem, sizes)
   return merged
+
+
+def scaled_product(params: Arrays, stem: str, sizes: Sizes) -> jax.Array:
+  """scale * A B in the kernel's shape."""
+  a, b, kernel = params[f"{stem}.lora_a"], params[f"{stem}.lora_b"], params[f"{stem}.kernel"]
+  count = a.ndim + b.ndim - 2 - kernel.ndim
+  lead = a.shape[:count]
+  product = a.reshape(*lead, -1, a.shape[-1]) @ b.reshape(*lead, b.shape[count], -1)
+  scales = sizes.of(stem, lead)[1]
+  return product.reshape(kernel.shape) * scales.reshape(*lead, *(1,) * (kernel.ndim - count))

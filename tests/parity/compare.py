@@ -29,6 +29,8 @@ from safetensors.numpy import load_file
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 
+from adapter_cases import check_adapter
+
 from llm_jax import hub
 from llm_jax.core import hugging_face
 from llm_jax.core.errors import LlmJaxError
@@ -229,6 +231,8 @@ def check(folder: pathlib.Path, keep: pathlib.Path | None = None) -> Verdict:
   kind = kind_of(folder)
   if kind == "tokenizer":
     return Verdict(list(tokenizer(folder)))
+  if kind == "adapter":
+    return Verdict(*check_adapter(folder, keep))
   if kind != "model":
     return Verdict([f"cases of this kind ({kind}) are not compared here"])
   with tempfile.TemporaryDirectory() as temporary:

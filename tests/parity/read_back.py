@@ -1,4 +1,4 @@
-"""Reads folders that this project saved with transformers: `python tests/parity/read_back.py SAVED RECORDED`.
+"""Reads folders that this project saved with transformers, adapters with peft: `python read_back.py SAVED RECORDED`.
 
 SAVED holds what `compare.py RECORDED --save SAVED` left. Every tensor has to be a parameter there, none may be missing,
 and all have to equal those of the recorded folder by name, as have the outputs. Needs torch and transformers. Prints a
@@ -15,10 +15,27 @@ import transformers
 
 def read(folder: pathlib.Path) -> tuple[torch.nn.Module, list[str]]:
   """The model of a folder and the names that were missing or unexpected."""
+  if (folder / "adapter_config.json").is_file():
+    return adapter(folder)
   architecture = json.loads((folder / "config.json").read_text())["architectures"][0]
   model, report = getattr(transformers, architecture).from_pretrained(
       folder, output_loading_info=True, attn_implementation="eager")
   return model.eval(), [*report["missing_keys"], *report["unexpected_keys"], *report["mismatched_keys"]]
+
+
+def adapter(folder: pathlib.Path) -> tuple[torch.nn.Module, list[str]]:
+  """The adapted model of an adapter folder, and what peft says that it lacks or does not know."""
+  import peft
+
+  said = json.loads((folder / "adapter_config.json").read_text())
+  base = read((folder / said["base_model_name_or_path"]).resolve())[0]
+  held = peft.utils.load_peft_weights(str(folder))
+  model = peft.PeftModel.from_pretrained(base, folder)
+  result = peft.set_peft_model_state_dict(model, held)
+  own = [n for n in model.state_dict() if ".default" in n and "ranknum" not in n]
+  missing = [n for n in result.missing_keys if ".default" in n and "ranknum" not in n]
+  lacking = [] if len(held) >= len(own) else [f"{len(held)} tensors, {len(own)} here"]
+  return model.eval(), [*missing, *result.unexpected_keys, *lacking]
 
 
 @torch.no_grad()
