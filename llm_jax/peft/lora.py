@@ -75,13 +75,17 @@ class LoRALinear(Linear):
     self.lora_scale = None if (scales == scales.flat[0]).all() else nnx.Param(jnp.asarray(scales), axes=())
 
   def __call__(self, x: jax.Array, factor: float | None = None) -> jax.Array:
+    return super().__call__(x, factor) + self.added(x, factor)
+
+  def added(self, x: jax.Array, factor: float | None = None) -> jax.Array:
+    """scale * x A B, (..., *out)."""
     rows, columns = math.prod(self.inputs), math.prod(self.outputs)
     flat = x.reshape(*x.shape[: x.ndim - len(self.inputs)], rows)
     thin = linear(flat, self.lora_a[...].reshape(rows, -1))
     added = linear(thin, self.lora_b[...].reshape(-1, columns))
     added = added * (self.scale if self.lora_scale is None else self.lora_scale[...].astype(added.dtype))
     added = added if factor is None else added * factor
-    return super().__call__(x, factor) + added.reshape(*flat.shape[:-1], *self.outputs).astype(x.dtype)
+    return added.reshape(*flat.shape[:-1], *self.outputs).astype(x.dtype)
 
 
 def build(*, rank: int = 8, alpha: float = 16.0, targets: str = r"attention\.(query|value)$",

@@ -1,4 +1,4 @@
-"""LoRA's adapter folders, as Hugging Face's `peft` writes and reads them: rank, scale, saved modules, and DoRA.
+"""LoRA's and DoRA's adapter folders, as Hugging Face's `peft` writes and reads them: ranks, scales, saved modules.
 
 One A of a fused module (GPT-2's c_attn) is ours of query, key and value alike, its B theirs side by side. After our
 training the three differ, and one adapter of three times the rank, whose B is block-diagonal, is exactly them.
@@ -14,13 +14,14 @@ import numpy as np
 
 from llm_jax.core.errors import CheckpointError, ConfigError
 from llm_jax.core.names import select
-from llm_jax.peft import lora
+from llm_jax.peft import dora, lora
 from llm_jax.peft.adapted import Arrays, Method
 from llm_jax.peft.base_names import FILE, PREFIX, Base, Slot, Tensors, check_config, exactly
 
 PEFT_TYPES = ("LORA",)
-METHODS = ("lora",)
+METHODS = ("lora", "dora")
 LEAVES = (".lora_A.weight", ".lora_B.weight")
+MAGNITUDE = ".lora_magnitude_vector"
 
 
 def read(config: Mapping[str, Any], tensors: Tensors, base: Base) -> tuple[Method, dict[str, jax.Array]]:
@@ -29,11 +30,13 @@ def read(config: Mapping[str, Any], tensors: Tensors, base: Base) -> tuple[Metho
   Raises:
     ConfigError: a setting that is not supported. CheckpointError: tensors that do not fit the base.
   """
-  check_config(config, "r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern", "init_lora_weights")
+  check_config(config, "r", "lora_alpha", "use_rslora", "use_dora", "rank_pattern", "alpha_pattern",
+               "init_lora_weights")
   if config.get("init_lora_weights", True) not in (True, False, "gaussian", "orthogonal", "eva"):
     raise ConfigError(f"{FILE}: init_lora_weights", f"{config['init_lora_weights']!r} changes the base's weights",
                       accepted="an adapter converted to plain LoRA by peft")
-  modules, others = by_module(tensors, LEAVES)
+  decomposed = bool(config.get("use_dora"))
+  modules, others = by_module(tensors, (*LEAVES, MAGNITUDE) if decomposed else LEAVES)
   rank, alpha = int(config["r"]), float(config["lora_alpha"])
   ranks: dict[str, int] = {}
   alphas: dict[str, float] = {}
@@ -45,8 +48,9 @@ def read(config: Mapping[str, Any], tensors: Tensors, base: Base) -> tuple[Metho
       ranks[lora.layer_name(stem, slot.index)] = a.shape[0]
       alphas[lora.layer_name(stem, slot.index)] = float(_pattern(config.get("alpha_pattern"), module, alpha))
   stems = {stem for module in modules for stem in base.slot(module).stems}
-  method = lora.build(rank=rank, alpha=alpha, targets=exactly(stems), stabilised=bool(config.get("use_rslora")),
-                      train=exactly_train(base, others), **patterns(base, stems, ranks, alphas, rank, alpha))
+  build = dora.build if decomposed else lora.build
+  method = build(rank=rank, alpha=alpha, targets=exactly(stems), stabilised=bool(config.get("use_rslora")),
+                 train=exactly_train(base, others), **patterns(base, stems, ranks, alphas, rank, alpha))
   adapted = method.adapt(base.model)
   for module, leaves in modules.items():
     slot = base.slot(module)
@@ -54,6 +58,10 @@ def read(config: Mapping[str, Any], tensors: Tensors, base: Base) -> tuple[Metho
     for stem, part in zip(slot.stems, slot.cut(b.T)):
       put(arrays, adapted, f"{stem}.lora_a", (*slot.index, ..., slice(0, a.shape[0])), a.T.reshape(*slot.ins, -1))
       put(arrays, adapted, f"{stem}.lora_b", (*slot.index, slice(0, a.shape[0])), part)
+    if decomposed:
+      magnitude = jnp.asarray(leaves[MAGNITUDE], jnp.float32).reshape(-1)
+      for stem, part in zip(slot.stems, slot.cut(magnitude)):
+        put(arrays, adapted, f"{stem}.dora_magnitude", slot.index, part)
   return method, _scales(adapted, method) | arrays | base.replaced(others)
 
 
@@ -135,12 +143,15 @@ def write(method: Method, base: Base, params: Arrays) -> tuple[dict[str, Any], d
     a, b, alpha = found
     tensors |= {f"{PREFIX}{module}{LEAVES[0]}": a, f"{PREFIX}{module}{LEAVES[1]}": b}
     ranks[module], alphas[module] = a.shape[0], alpha
+    if method.name == "dora":
+      tensors[f"{PREFIX}{module}{MAGNITUDE}"] = _magnitude(slot, params)
   saved = saved_modules(method, base, params, set(ranks))
   tensors |= {PREFIX + name: array for found in saved.values() for name, array in found.items()}
   differing = lambda values, common: {re.escape(m): v for m, v in values.items() if v != common}
   return dict(
-      peft_type="LORA", r=knobs["rank"], lora_alpha=knobs["alpha"], use_rslora=knobs["stabilised"], lora_dropout=0.0,
-      bias="none", rank_pattern=differing(ranks, knobs["rank"]), alpha_pattern=differing(alphas, knobs["alpha"]),
+      peft_type="LORA", r=knobs["rank"], lora_alpha=knobs["alpha"], use_rslora=knobs["stabilised"],
+      use_dora=method.name == "dora", lora_dropout=0.0, bias="none",
+      rank_pattern=differing(ranks, knobs["rank"]), alpha_pattern=differing(alphas, knobs["alpha"]),
       fan_in_fan_out=any(base.slots[m].conv1d for m in ranks), target_modules=base.endings(ranks),
       modules_to_save=list(saved) or None), tensors
 
@@ -185,6 +196,17 @@ def _product(slot: Slot, params: Arrays, sizes: lora.Sizes) -> tuple[np.ndarray,
   alpha = scale * (rank ** 0.5 if sizes.stabilised else rank)
   a = parts[0][1] if shared else np.concatenate([a for _, a, _, _ in parts])
   return a, joined, _plain(alpha)
+
+
+def _magnitude(slot: Slot, params: Arrays) -> np.ndarray:
+  """Of each output; that of a map without an adapter is the norm of its kernel."""
+  parts = []
+  for stem in slot.stems:
+    held = params.get(f"{stem}.dora_magnitude")
+    kernel = params[f"{stem}.kernel"]
+    part = dora.norms(kernel[slot.index], 0, len(slot.ins)) if held is None else held[slot.index]
+    parts.append(np.asarray(part, np.float32).reshape(-1))
+  return np.concatenate(parts)
 
 
 def _plain(alpha: float) -> float:

@@ -19,6 +19,10 @@ METHODS = {
     "rslora with a norm": dict(name="lora", rank=3, stabilised=True, train="final_norm"),
     "ranks by layer": dict(name="lora", rank=3, targets="attention", ranks={r"query\[1\]": 2, r"\[0\]": 0},
                            alphas={r"\[2\]": 3.0}),
+    "dora": dict(name="dora", rank=2, targets="."),
+    "dora by layer": dict(name="dora", rank=2, ranks={r"\[0\]": 0}, train="final_norm"),
+    "ia3": dict(name="ia3"),
+    "ln_tuning": dict(name="ln_tuning"),
 }
 
 

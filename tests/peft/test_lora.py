@@ -1,11 +1,10 @@
-"""LoRA is the identity at first, trains only its own arrays, merges back exactly, and any model takes it."""
+"""LoRA is exactly the identity at first, trains only its own arrays, and any model takes it; see test_methods.py."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from llm_jax.core.errors import ConfigError
 from llm_jax.models import gpt, mlp
 from llm_jax.peft import lora
 
@@ -35,23 +34,6 @@ def test_at_first_it_is_the_same_function_and_the_old_names_are_there(targets):
   assert model.shapes.keys() <= adapted.shapes.keys() and added
   assert all((np.asarray(p) == 0).all() == n.endswith("lora_b") for n, p in added.items())
   np.testing.assert_array_equal(logits(model, params), logits(adapted, params | added))
-
-
-def test_merged_weights_compute_the_same():
-  model, method = base(), lora.build(rank=3, alpha=5.0, targets=".")
-  adapted = method.adapt(model)
-  params = arrays(adapted)
-  merged = method.merge(params)
-  assert merged.keys() == model.shapes.keys()
-  np.testing.assert_allclose(logits(adapted, params), logits(model, merged), rtol=2e-4, atol=2e-4)
-  assert np.abs(logits(adapted, params) - logits(model, {n: params[n] for n in merged})).max() > 0.1
-
-
-def test_a_scanned_stack_is_an_unrolled_one():
-  method = lora.build(rank=2, targets=".")
-  scanned, unrolled = method.adapt(base()), method.adapt(base(scan=False))
-  params = arrays(scanned)
-  np.testing.assert_allclose(logits(scanned, params), logits(unrolled, params), rtol=1e-5, atol=1e-5)
 
 
 def test_layers_of_a_stack_start_differently():
@@ -84,8 +66,3 @@ def test_any_model_takes_it():
   params = adapted.init(jax.random.key(0))
   want = model.apply({n: params[n] for n in model.shapes}, inputs=x).scores
   np.testing.assert_array_equal(adapted.apply(params, inputs=x).scores, want)
-
-
-def test_a_pattern_that_takes_nothing_is_refused():
-  with pytest.raises(ConfigError, match="takes no parameter"):
-    lora.build(targets="atention").adapt(base())
