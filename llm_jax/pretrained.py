@@ -66,6 +66,8 @@ def from_workdir(workdir: pathlib.Path, *, step: int | None = None, ema: bool = 
                  key: str = "--workdir") -> Trained:
   """The model of a run with the weights of a checkpoint, and its tokenizer; the run's data is not needed.
 
+  What a PEFT method trained is merged into the base; where it cannot be, the model is the adapted one.
+
   Args:
     workdir: the run's folder. step: None takes the newest good checkpoint. ema: the averaged weights.
     key: the flag that named the folder, for errors.
@@ -81,7 +83,11 @@ def from_workdir(workdir: pathlib.Path, *, step: int | None = None, ema: bool = 
   found = load_params(workdir / "checkpoints", step=step, ema=ema, frozen=True)
   params = own({**found.params, **found.frozen})
   if config.get("peft") is not None:
-    params = plugins.bind("peft", config["peft"], "config.peft")().merge(params)
+    method = plugins.bind("peft", config["peft"], "config.peft")()
+    if method.merge is None:
+      model = method.adapt(model)
+    else:
+      params = method.merge(params)
   check_fits(params, model, str(workdir))
   return model, params, tokenizer
 

@@ -129,8 +129,9 @@ def save(folder: str | os.PathLike, model: Model, params: Params, tokenizer: Any
   if dtype not in DTYPES:
     raise unknown_name("hub.save: dtype", dtype, DTYPES, what="dtype")
   if model.made_of is not None:
-    raise ConfigError("hub.save: model", f"has an adapter ({model.made_of[0].name})", accepted="hub.save_adapter for "
-                      "the adapter alone, or the base model with method.merge(params)")
+    merged = "" if model.made_of[0].merge is None else ", or the base model with method.merge(params)"
+    raise ConfigError("hub.save: model", f"has an adapter ({model.made_of[0].name})",
+                      accepted=f"hub.save_adapter for the adapter alone{merged}")
   model.bind(params)  # exactly the model's names
   parts = halves(model, params)
   if parts is not None:

@@ -16,7 +16,7 @@ class Visibility:
   (Mistral: a token sees itself and the window - 1 before it); segments: (query_BL, key_BM) integer ids that must be
   equal (packing; padding is a segment of its own, so that padded rows stay finite); offset: slot of the first query
   among the keys (cached decoding); pairs: (B or 1, L, M) boolean, True where visible, for what nothing shorter
-  describes (a permutation).
+  describes (a permutation); shared: so many first keys have no segment, every query sees them (virtual tokens).
   """
 
   causal: bool = True
@@ -25,6 +25,7 @@ class Visibility:
   offset: jax.Array | int = 0
   pairs: jax.Array | None = None
   prefix: jax.Array | None = None
+  shared: int = 0
 
   def mask(self, queries: int, keys: int) -> jax.Array | None:
     """(B or 1, 1, L, M) boolean, True where visible; None when everything is."""
@@ -42,6 +43,7 @@ class Visibility:
     if self.segments is not None:
       query_BL, key_BM = self.segments
       same = (query_BL[:, :, None] == key_BM[:, None, :])[:, None]
+      same = same | (k_1M < self.shared) if self.shared else same
       seen = same if seen is None else seen & same
     if self.pairs is not None:
       seen = self.pairs[:, None] if seen is None else seen & self.pairs[:, None]
@@ -71,6 +73,8 @@ class AttentionCall:
       return "a prefix that is read from both sides"
     if self.visibility.pairs is not None:
       return "a mask of single pairs"
+    if self.visibility.shared:
+      return "keys that all documents of a row share"
     if self.dropout_rate > 0.0:
       return "dropout of attention weights"
     if not isinstance(self.visibility.offset, int) or self.visibility.offset != 0:

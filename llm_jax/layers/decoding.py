@@ -38,10 +38,19 @@ def prepare(input_ids: jax.Array, attention_mask: jax.Array | None, position_ids
     if attention_mask is not None:
       ids = attention_mask.astype(jnp.int32) * (1 if ids is None else ids)
     query_ids: Any = jax.lax.cummax(ids, axis=1) if padding_reads and ids is not None else ids
-    positions = jnp.broadcast_to(jnp.arange(L), (B, L)) if position_ids is None else position_ids
+    positions = default_positions(input_ids, None, None) if position_ids is None else position_ids
     return DecoderInputs(positions, None if ids is None else (query_ids, ids), 0, None, prefix_length)
   valid_BL = jnp.ones((B, L), jnp.int32) if attention_mask is None else attention_mask.astype(jnp.int32)
   if position_ids is None:
-    position_ids = jnp.maximum(cache["valid"].sum(-1, keepdims=True) + jnp.cumsum(valid_BL, -1) - 1, 0)
+    position_ids = default_positions(input_ids, valid_BL, cache)
   cache = kv.mark(cache, valid_BL)
   return DecoderInputs(position_ids, (valid_BL, cache["valid"]), cache["index"], cache)
+
+
+def default_positions(input_ids: jax.Array, attention_mask: jax.Array | None, cache: kv.Cache | None) -> jax.Array:
+  """(B, L) positions of tokens for which a call gives none; see `prepare`."""
+  B, L = input_ids.shape
+  if cache is None:
+    return jnp.broadcast_to(jnp.arange(L), (B, L))
+  valid_BL = jnp.ones((B, L), jnp.int32) if attention_mask is None else attention_mask.astype(jnp.int32)
+  return jnp.maximum(cache["valid"].sum(-1, keepdims=True) + jnp.cumsum(valid_BL, -1) - 1, 0)

@@ -19,14 +19,15 @@ Wrap = Callable[[nnx.Rngs, Linear, str], Linear | None]
 
 @dataclasses.dataclass(frozen=True)
 class Method:
-  """change: model -> model with more parameters, the same function at initialisation; the old parameters keep their
-  names. freeze: regular expression of what is not trained. merge: parameters of the adapted model -> parameters of the
-  old model that compute the same. name, knobs: of the plug-in, as a config says them. start: parameters of the adapted
-  model -> the same where new arrays follow from the base's (weights that were loaded into it)."""
+  """change: model -> model with more parameters, the same function at initialisation where the method can be; the old
+  parameters keep their names. freeze: regular expression of what is not trained. merge: parameters of the adapted
+  model -> parameters of the old model that compute the same; None where none do. name, knobs: of the plug-in, as a
+  config says them. start: parameters of the adapted model -> the same where new arrays follow from the base's (weights
+  that were loaded into it)."""
 
   change: Callable[[Model], Model]
   freeze: str
-  merge: Callable[[Arrays], dict[str, Any]]
+  merge: Callable[[Arrays], dict[str, Any]] | None
   name: str = ""
   knobs: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   start: Callable[[Arrays], dict[str, Any]] = dict
@@ -39,6 +40,14 @@ class Method:
 def frozen_but(trained: str, train: str | None = None) -> str:
   """The pattern of everything that neither of these patterns takes."""
   return rf"^(?!meta\.)(?!.*({trained}{'' if train is None else '|' + train}))"
+
+
+def become(module: Any, kind: type) -> Any:
+  """`module`, now of `kind`, a subclass of its class: it keeps its arrays, their names and its place in the network."""
+  if not issubclass(kind, type(module)):
+    raise TypeError(f"{kind.__name__} is no {type(module).__name__}")
+  module.__class__ = kind
+  return module
 
 
 def check_train(model: Model, train: str | None) -> None:

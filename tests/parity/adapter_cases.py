@@ -41,7 +41,10 @@ class Adapter:
 
   def outputs(self, model, params) -> dict[str, jax.Array]:
     """Logits and loss, by the class of the base."""
-    output = model.apply(params, **{k: jnp.asarray(v) for k, v in self.inputs.items() if k != "labels"})
+    inputs = {k: jnp.asarray(v) for k, v in self.inputs.items() if k != "labels"}
+    if self.expected["logits"].shape[1] > self.inputs["labels"].shape[1]:
+      inputs["virtual_tokens"] = True
+    output = model.apply(params, **inputs)
     virtual = output.logits.shape[1] - self.inputs["labels"].shape[1]
     labels = jnp.pad(jnp.asarray(self.inputs["labels"]), ((0, 0), (virtual, 0)), constant_values=-100)
     rule = next((r for ending, r in LOSSES.items() if self.base_config["architectures"][0].endswith(ending)), None)
@@ -93,6 +96,8 @@ def gradients(case: Adapter, grads: dict[str, np.ndarray]) -> Iterator[str]:
   compared = 0
   for name, want in case.meta["grad_norm"].items():
     ours = re.sub(r"(\.modules_to_save)?\.default", "", name)
+    if ours == "prompt_encoder.embedding.weight" and len(case.meta["grad_norm"]) == 1:  # and no network makes it
+      ours = "prompt_embeddings"
     ours = ours if ours in norms else ours.removesuffix(".weight")
     if ours not in norms:
       continue  # a parameter that the folder does not hold, such as the network that made a prompt
