@@ -1,7 +1,8 @@
 """Adapter folders of Hugging Face's `peft`: adapter_config.json and adapter_model.safetensors beside a base model.
 
 What a `peft_type` means is said by the peft/ file that lists it in PEFT_TYPES: `read(config, tensors, base)` gives the
-method and our arrays, `write(method, base, params)` the way back. This file finds that file, reads and writes.
+method and our arrays, from numpy arrays or traced ones, and `write(method, base, params)` is the way back. This file
+finds that file, reads and writes.
 """
 
 import functools
@@ -78,10 +79,9 @@ def load(folder: str | os.PathLike, base: str | os.PathLike | None = None,
   kind, config = kind_of(folder)
   module = format_of(kind)
   found, tokenizer = _base(pathlib.Path(folder), config, base, settings)
-  tensors = {n: jnp.asarray(a) for n, a in read_tensors(folder).items()}
-  method, arrays = module.read(config, tensors, found)
+  method, arrays = module.read(config, read_tensors(folder), found)
   model = method.adapt(found.model)
-  params = {**found.params, **arrays}
+  params = {**found.params, **{n: jnp.asarray(a) for n, a in arrays.items()}}
   model.bind(params)  # exactly the model's names
   return model, {n: params[n] for n in sorted(params)}, tokenizer
 

@@ -100,6 +100,16 @@ class Base:
     shape = self.model.shapes[f"{stem}.kernel"].shape
     return shape[: len(shape) - len(ins) - len(outs)]
 
+  def check_every_layer(self, modules: Iterable[str]) -> None:
+    """Raises:
+      CheckpointError: the modules are only some layers of a stack.
+    """
+    found = {(stem, self.slot(m).index) for m in modules for stem in self.slot(m).stems}
+    for stem, _ in found:
+      for index in np.ndindex(*self.lead(stem)):
+        if (stem, index) not in found:
+          raise CheckpointError(f"the adapter changes only some layers of {stem}, not {index}")
+
   def replaced(self, tensors: Tensors) -> dict[str, jax.Array]:
     """Our arrays with these of their tensors, by bare names, in place.
 
@@ -117,7 +127,7 @@ class Base:
       except ValueError:
         raise CheckpointError(f"adapter tensor {name} has shape {tensor.shape}, which does not fit") from None
       for o, part in zip(ours, parts):
-        arrays[o] = jnp.asarray(arrays.get(o, self.params[o]), jnp.float32).at[index].set(part)
+        arrays[o] = placed(arrays.get(o, self.params[o]), index, part)
     return arrays
 
   def modules_of(self, ours: Iterable[str], params: Arrays) -> dict[str, dict[str, np.ndarray]]:
@@ -140,6 +150,15 @@ class Base:
       tails = (".".join(parts[i:]) for i in reversed(range(len(parts))))
       found.add(next(t for t in tails if {m for m in every if m == t or m.endswith(f".{t}")} <= taken))
     return sorted(found)
+
+
+def placed(start: Any, index: tuple, part: Any) -> Any:
+  """`start` with start[index] = part; of numpy arrays where the part is one, so that nothing is compiled to read."""
+  if isinstance(part, np.ndarray):
+    array = np.array(start, np.float32)
+    array[index] = part
+    return array
+  return jnp.asarray(start, jnp.float32).at[index].set(part)
 
 
 def _is_conv1d(row: Tensor, axes: list[tuple[tuple[int, ...], tuple[int, ...]]]) -> bool | None:

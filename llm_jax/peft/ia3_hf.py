@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from llm_jax.core.errors import CheckpointError, ConfigError
@@ -33,7 +32,7 @@ def read(config: Mapping[str, Any], tensors: Tensors, base: Base) -> tuple[Metho
   stems: dict[str, set[str]] = {side: set() for side in SIDES}
   places = []
   for module, leaves in modules.items():
-    slot, factor = base.slot(module), jnp.asarray(leaves[LEAF], jnp.float32)
+    slot, factor = base.slot(module), leaves[LEAF].astype(np.float32)
     contracted = _taken(module, feed_forward)
     wanted = (1, slot.rows) if contracted else (sum(slot.columns), 1)
     if factor.shape != wanted:
@@ -47,11 +46,7 @@ def read(config: Mapping[str, Any], tensors: Tensors, base: Base) -> tuple[Metho
   arrays: dict[str, jax.Array] = {}
   for name, index, part in places:
     put(arrays, adapted, name, index, part.reshape(adapted.shapes[name].shape[len(index):]))
-  stems_all = {(stem, i) for m in modules for stem in base.slot(m).stems for i in [base.slot(m).index]}
-  for stem in set().union(*stems.values()):
-    missing = [i for i in np.ndindex(*base.lead(stem)) if (stem, i) not in stems_all]
-    if missing:
-      raise CheckpointError(f"the adapter changes only some layers of {stem}: not {missing[0]}")
+  base.check_every_layer(modules)
   return method, arrays | base.replaced(others)
 
 

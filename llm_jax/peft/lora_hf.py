@@ -9,14 +9,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from llm_jax.core.errors import CheckpointError, ConfigError
 from llm_jax.core.names import select
 from llm_jax.peft import dora, lora
 from llm_jax.peft.adapted import Arrays, Method
-from llm_jax.peft.base_names import FILE, PREFIX, Base, Slot, Tensors, check_config, exactly
+from llm_jax.peft.base_names import FILE, PREFIX, Base, Slot, Tensors, check_config, exactly, placed
 
 PEFT_TYPES = ("LORA",)
 METHODS = ("lora", "dora")
@@ -42,7 +41,7 @@ def read(config: Mapping[str, Any], tensors: Tensors, base: Base) -> tuple[Metho
   alphas: dict[str, float] = {}
   arrays: dict[str, jax.Array] = {}
   for module, leaves in modules.items():
-    slot, (a, b) = base.slot(module), [jnp.asarray(leaves[leaf], jnp.float32) for leaf in LEAVES]
+    slot, (a, b) = base.slot(module), [leaves[leaf] for leaf in LEAVES]
     check_shapes(module, slot, a, b)
     for stem in slot.stems:
       ranks[lora.layer_name(stem, slot.index)] = a.shape[0]
@@ -54,12 +53,12 @@ def read(config: Mapping[str, Any], tensors: Tensors, base: Base) -> tuple[Metho
   adapted = method.adapt(base.model)
   for module, leaves in modules.items():
     slot = base.slot(module)
-    a, b = (jnp.asarray(leaves[leaf], jnp.float32) for leaf in LEAVES)
+    a, b = (leaves[leaf].astype(np.float32) for leaf in LEAVES)
     for stem, part in zip(slot.stems, slot.cut(b.T)):
       put(arrays, adapted, f"{stem}.lora_a", (*slot.index, ..., slice(0, a.shape[0])), a.T.reshape(*slot.ins, -1))
       put(arrays, adapted, f"{stem}.lora_b", (*slot.index, slice(0, a.shape[0])), part)
     if decomposed:
-      magnitude = jnp.asarray(leaves[MAGNITUDE], jnp.float32).reshape(-1)
+      magnitude = leaves[MAGNITUDE].astype(np.float32).reshape(-1)
       for stem, part in zip(slot.stems, slot.cut(magnitude)):
         put(arrays, adapted, f"{stem}.dora_magnitude", slot.index, part)
   return method, _scales(adapted, method) | arrays | base.replaced(others)
@@ -117,13 +116,14 @@ def _pattern(given: Mapping[str, Any] | None, module: str, otherwise: float) -> 
 
 def put(arrays: dict[str, Any], adapted: Any, name: str, index: tuple, part: Any) -> None:
   """arrays[name][index] = part; zeros where nothing was put yet."""
-  start = arrays.get(name)
-  arrays[name] = (jnp.zeros(adapted.shapes[name].shape, jnp.float32) if start is None else start).at[index].set(part)
+  if name not in arrays:
+    arrays[name] = np.zeros(adapted.shapes[name].shape, np.float32)
+  arrays[name] = placed(arrays[name], index, part)
 
 
 def _scales(adapted: Any, method: Method) -> dict[str, jax.Array]:
   sizes = lora.sizes_of(method)
-  return {n: jnp.asarray(sizes.of(n.removesuffix(".lora_scale"), s.shape)[1])
+  return {n: sizes.of(n.removesuffix(".lora_scale"), s.shape)[1]
           for n, s in adapted.shapes.items() if n.endswith(".lora_scale")}
 
 

@@ -12,6 +12,7 @@ from llm_jax import hub
 from llm_jax.core import plugins
 from llm_jax.core.errors import CheckpointError, ConfigError
 from llm_jax.models import decoder, decoder_config, gpt
+from llm_jax.optimizers import masks
 
 IDS = np.array([[1, 2, 3, 4], [5, 6, 7, 1]], np.int32)
 METHODS = {
@@ -22,6 +23,7 @@ METHODS = {
     "dora": dict(name="dora", rank=2, targets="."),
     "dora by layer": dict(name="dora", rank=2, ranks={r"\[0\]": 0}, train="final_norm"),
     "ia3": dict(name="ia3"),
+    "vera": dict(name="vera", rank=5),
     "ln_tuning": dict(name="ln_tuning"),
 }
 
@@ -41,18 +43,18 @@ def drawn(model, seed=0):
 
 
 def made(make, spec):
-  """(method, adapted model, parameters as if trained): the start moved, so that what has to stay zero stays zero."""
+  """(method, adapted model, parameters as if trained): what has to stay zero, a rank's padding, stays zero."""
   method = plugins.bind("peft", spec, "config.peft")()
   model = method.adapt(make())
-  params = model.init(jax.random.key(0)) | drawn(model.made_of[1])
-  params = dict(method.start(params))
-  from llm_jax.optimizers import masks
-
-  trained, _ = masks.split(model.shapes, method.freeze)
-  gradient = jax.grad(lambda p: jnp.square(model.apply({**params, **p}, input_ids=IDS).logits).sum())
-  for _ in range(2):
-    now = {n: params[n] for n in trained}
-    params |= {n: now[n] - 0.1 * g / (1e-6 + jnp.abs(g).max()) for n, g in jax.jit(gradient)(now).items()}
+  params = dict(method.start(model.init(jax.random.key(0)) | drawn(model.made_of[1])))
+  noise = drawn(model, 1)
+  for name in masks.split(model.shapes, method.freeze)[0]:
+    params[name] = noise[name] if name.endswith("vera_b") else params[name] * (1.0 + noise[name])
+    if name.endswith("lora_b"):
+      a = params[name.removesuffix("b") + "a"]
+      lead = a.ndim + noise[name].ndim - 2 - params[name.removesuffix("lora_b") + "kernel"].ndim
+      used = (a != 0).any(tuple(range(lead, a.ndim - 1)))
+      params[name] = noise[name] * used.reshape(*used.shape, *(1,) * (noise[name].ndim - used.ndim))
   return method, model, params
 
 
@@ -71,7 +73,7 @@ def test_a_trained_adapter_saves_and_loads_to_the_same_function(make, spec, base
   _, model, params = made(make, spec)
   hub.save_adapter(tmp_path / "adapter", model, params, base=str(bases / make.__name__))
   again, found, _ = hub.load(tmp_path / "adapter")
-  logits = lambda model, params: np.asarray(model.apply(params, input_ids=IDS).logits)
+  logits = lambda model, params: np.asarray(jax.jit(lambda p: model.apply(p, input_ids=IDS).logits)(params))
   want = logits(model, params)
   assert np.abs(want - logits(model.made_of[1], drawn(model.made_of[1]))).max() > 1e-3
   np.testing.assert_allclose(logits(again, found), want, rtol=1e-4, atol=1e-5)

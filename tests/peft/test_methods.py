@@ -21,6 +21,8 @@ METHODS = {
     "dora by layer": dict(name="dora", rank=2, ranks={r"\[0\]": 0, r"value": 1}),
     "ia3": dict(name="ia3"),
     "ia3 of all": dict(name="ia3", targets="attention", contracted="feed_forward"),
+    "vera": dict(name="vera", rank=5),
+    "vera of all": dict(name="vera", rank=12, targets="."),
     "ln_tuning": dict(name="ln_tuning"),
 }
 every = pytest.mark.parametrize("spec", METHODS.values(), ids=METHODS)
@@ -86,7 +88,8 @@ def test_every_new_array_is_trained_or_constant_and_has_a_gradient_that_a_scan_d
   after = trained(method, scanned, params, steps=2)
   np.testing.assert_allclose(logits(scanned, after), logits(unrolled, after), rtol=1e-5, atol=1e-5)
   names, frozen = masks.split(scanned.shapes, method.freeze)
-  assert {n for n in frozen if n not in plain.shapes} <= {n for n in frozen if n.endswith("lora_scale")}
+  constant = ("lora_scale", "vera_in", "vera_out")
+  assert all(n.endswith(constant) for n in frozen if n not in plain.shapes)
   moved = {n for n in names if np.abs(after[n] - params[n]).max() > 0}
   assert moved == set(names)
 
@@ -124,7 +127,7 @@ def test_doras_norm_is_a_constant_in_the_gradient():
   np.testing.assert_allclose(2.0 * grads[0], grads[1], rtol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["lora", "dora", "ia3", "ln_tuning"])
+@pytest.mark.parametrize("name", ["lora", "dora", "ia3", "vera", "ln_tuning"])
 def test_a_pattern_that_takes_nothing_is_refused(name):
   with pytest.raises(ConfigError, match="takes no parameter"):
     method_of(dict(name=name, targets="atention")).adapt(base())
