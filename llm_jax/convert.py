@@ -3,6 +3,7 @@
     python -m llm_jax.convert --from=runs/quickstart --to=exported --check
     python -m llm_jax.convert --from=some_folder --to=smaller --dtype=bfloat16
     python -m llm_jax.convert --from=some_folder --to=runs/start --format=workdir
+    python -m llm_jax.convert --from=runs/lora --to=adapter --format=adapter --base=../some_folder
 """
 
 import pathlib
@@ -19,8 +20,10 @@ def define(values: flags.FlagValues) -> None:
   """The flags of this door."""
   flags.DEFINE_string("from", None, "Workdir of a run, or a Hugging Face folder.", flag_values=values)
   flags.DEFINE_string("to", None, "Folder to write.", flag_values=values)
-  flags.DEFINE_enum("format", "hf", ["hf", "workdir"], "What to write: a Hugging Face folder, or a run's workdir.",
-                    flag_values=values)
+  flags.DEFINE_enum("format", "hf", ["hf", "workdir", "adapter"], "What to write: a Hugging Face folder, a run's "
+                    "workdir, or what a run's PEFT method trained alone, as peft reads it.", flag_values=values)
+  flags.DEFINE_string("base", "", "Of an adapter: what it calls its base model, a folder seen from its own or a name.",
+                      flag_values=values)
   flags.DEFINE_string("dtype", "float32", "Of the stored tensors: float32, bfloat16, float16.", flag_values=values)
   flags.DEFINE_integer("max_shard_mb", 5000, "Largest weight file.", flag_values=values)
   flags.DEFINE_integer("step", None, "Checkpoint of the run; default the newest good one.", flag_values=values)
@@ -38,6 +41,10 @@ def main(values: Any, overrides: doors.Overrides) -> int:
   source, target = pathlib.Path(values["from"].value), pathlib.Path(values.to)
   if target.exists() and target.resolve() == source.resolve():
     raise ConfigError("--to", f"{str(target)!r} is the folder that is read", accepted="another folder")
+  if values.format == "adapter":
+    write_adapter(target, source, values)
+    print(f"wrote {target}")
+    return 0
   trained = read(source, values.step, values.ema)
   if values.format == "workdir":
     write_workdir(target, source, *trained)
@@ -83,6 +90,20 @@ def read(source: pathlib.Path, step: int | None, ema: bool) -> tuple[Any, dict[s
     raise ConfigError("--from", f"{str(source)!r} holds neither a run nor a model",
                       accepted="a folder with checkpoints/, or with config.json and *.safetensors")
   return hub.load(source)
+
+
+def write_adapter(target: pathlib.Path, source: pathlib.Path, values: Any) -> None:
+  """The adapter of a run, alone.
+
+  Raises:
+    ConfigError: the source is no run, its model has no adapter, or --check, which compares whole models.
+  """
+  from llm_jax import hub, pretrained
+
+  if values.check:
+    raise ConfigError("--check", "compares whole models", accepted="--format=hf or --format=workdir")
+  model, params, _ = pretrained.from_workdir(source, step=values.step, ema=values.ema, key="--from", merged=False)
+  hub.save_adapter(target, model, params, base=values.base)
 
 
 def write_workdir(target: pathlib.Path, source: pathlib.Path, model: Any, params: dict[str, Any],

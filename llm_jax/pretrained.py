@@ -62,15 +62,16 @@ def check_fits(params: Mapping[str, Any], model: Model, source: str) -> None:
                           f"{model.shapes[n].shape} ({len(wrong)} such)")
 
 
-def from_workdir(workdir: pathlib.Path, *, step: int | None = None, ema: bool = False,
-                 key: str = "--workdir") -> Trained:
+def from_workdir(workdir: pathlib.Path, *, step: int | None = None, ema: bool = False, key: str = "--workdir",
+                 merged: bool = True) -> Trained:
   """The model of a run with the weights of a checkpoint, and its tokenizer; the run's data is not needed.
 
-  What a PEFT method trained is merged into the base; where it cannot be, the model is the adapted one.
+  What a PEFT method trained is merged into the base; where it cannot be, or not `merged`, the model is the adapted one.
 
   Args:
     workdir: the run's folder. step: None takes the newest good checkpoint. ema: the averaged weights.
     key: the flag that named the folder, for errors.
+    merged: False keeps an adapter apart.
 
   Raises:
     ConfigError: the folder holds no run. CheckpointError: no usable checkpoint.
@@ -84,7 +85,7 @@ def from_workdir(workdir: pathlib.Path, *, step: int | None = None, ema: bool = 
   params = own({**found.params, **found.frozen})
   if config.get("peft") is not None:
     method = plugins.bind("peft", config["peft"], "config.peft")()
-    if method.merge is None:
+    if method.merge is None or not merged:
       model = method.adapt(model)
     else:
       params = method.merge(params)

@@ -121,7 +121,7 @@ def put(arrays: dict[str, Any], adapted: Any, name: str, index: tuple, part: Any
   arrays[name] = placed(arrays[name], index, part)
 
 
-def _scales(adapted: Any, method: Method) -> dict[str, jax.Array]:
+def _scales(adapted: Any, method: Method) -> dict[str, Any]:
   sizes = lora.sizes_of(method)
   return {n: sizes.of(n.removesuffix(".lora_scale"), s.shape)[1]
           for n, s in adapted.shapes.items() if n.endswith(".lora_scale")}

@@ -1,12 +1,19 @@
 """The convert door: folders and workdirs into each other, with equal weights, and mistakes named in a line."""
 
+import json
+import shutil
+
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from llm_jax import convert, doors, hub, pretrained
+from llm_jax.core.types import TrainState
 from llm_jax.data.tokenizers.bytes import ByteTokenizer
 from llm_jax.models import decoder
+from llm_jax.peft import dora
+from llm_jax.training.checkpoint import Checkpoints
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +48,28 @@ def test_a_folder_becomes_a_workdir_and_a_folder_again(source, tmp_path, capsys)
   code, said = door(capsys, f"--from={tmp_path / 'run'}", f"--to={tmp_path / 'back'}")
   assert code == 0, said
   assert (tmp_path / "back" / "model.safetensors").read_bytes() == (source / "model.safetensors").read_bytes()
+
+
+def test_what_a_run_trained_becomes_an_adapter_of_its_base(source, tmp_path, capsys):
+  assert door(capsys, f"--from={source}", f"--to={tmp_path / 'run'}", "--format=workdir")[0] == 0
+  base, weights, _ = hub.load(source)
+  model = dora.build(rank=2, targets="query").adapt(base)
+  made = {n: p + 0.1 for n, p in model.init(jax.random.key(1)).items()} | weights
+  config = tmp_path / "run" / "config.json"
+  said = json.loads(config.read_text()) | dict(peft=dict(name="dora", rank=2, targets="query"))
+  config.write_text(json.dumps(said))
+  shutil.rmtree(tmp_path / "run" / "checkpoints")
+  state = TrainState(step=jnp.zeros((), jnp.int32), key=jax.random.key(0), params=made, frozen={}, opt_state=(), ema={},
+                     guard={})
+  with Checkpoints(tmp_path / "run" / "checkpoints", asynchronous=False) as checkpoints:
+    checkpoints.save(0, state, {})
+  arguments = [f"--from={tmp_path / 'run'}", f"--to={tmp_path / 'adapter'}", "--format=adapter", f"--base={source}"]
+  code, printed = door(capsys, *arguments)
+  assert code == 0, printed
+  again, found, tokenizer = hub.load(tmp_path / "adapter")
+  assert again.made_of[0].name == "dora" and tokenizer is not None
+  assert found.keys() == made.keys() and all(np.array_equal(found[n], made[n]) for n in made)
+  assert door(capsys, *arguments, "--check")[0] == 2
 
 
 @pytest.mark.parametrize("arguments, named", [
