@@ -46,8 +46,9 @@ def saved(tmp_path, method, base):
     ("gpt", prompt_tuning.build(tokens=3)), ("gemma", prompt_tuning.build(tokens=3)),
     ("llama", p_tuning.build(tokens=3, hidden=6)), ("gpt", prefix_tuning.build(tokens=3)),
     ("llama", prefix_tuning.build(tokens=3, hidden=6)),
-    *((base, bottleneck.build(kind=kind, size=3)) for base in ("bert", "t5", "llama") for kind in ("houlsby",
-                                                                                                    "pfeiffer"))])
+    ("bert", bottleneck.build(kind="houlsby", size=3)), ("bert", bottleneck.build(kind="pfeiffer", size=3)),
+    ("llama", bottleneck.build(kind="pfeiffer", size=3)),
+    pytest.param("t5", bottleneck.build(kind="houlsby", size=3), marks=pytest.mark.slow)])
 def test_a_saved_adapter_computes_the_same(tmp_path, base, method):
   model, params, folder = saved(tmp_path, method, base)
   again, found, _ = hub.load(folder)

@@ -1,6 +1,7 @@
 """Runs of methods that cannot be merged: a step trains the new arrays alone, the run is read as the adapted model."""
 
 import json
+import pathlib
 
 import jax
 import numpy as np
@@ -10,16 +11,20 @@ from llm_jax import convert, experiment, hub, pretrained
 from llm_jax.core.errors import ConfigError
 from llm_jax.training.checkpoint import Checkpoints
 
+TEXT = pathlib.Path(convert.__file__).parent / "data/fallback/king_james_bible.txt"
 CONFIG = dict(
     model=dict(name="gpt", variant="debug", width=16, depth=2, heads=2),
-    data=dict(name="stdlib", tokenizer=dict(name="bytes")),
+    data=dict(name="text_folder", path=str(TEXT), tokenizer=dict(name="bytes"), domains="one"),
     optimizer=dict(name="adamw", peak=0.1, warmup=0, weight_decay=0.0),
     train=dict(steps=2, batch_size=8, length=16))
 
 
-@pytest.mark.parametrize("peft", [dict(name="bottleneck", kind="houlsby", size=3), dict(name="prompt_tuning", tokens=3),
-                                  dict(name="p_tuning", tokens=3, hidden=6),
-                                  dict(name="prefix_tuning", tokens=3, hidden=6)], ids=lambda peft: peft["name"])
+PEFT = [dict(name="prompt_tuning", tokens=3), *(pytest.param(spec, marks=pytest.mark.slow) for spec in (
+    dict(name="bottleneck", kind="houlsby", size=3), dict(name="p_tuning", tokens=3, hidden=6),
+    dict(name="prefix_tuning", tokens=3, hidden=6)))]
+
+
+@pytest.mark.parametrize("peft", PEFT, ids=lambda peft: peft["name"])
 def test_a_step_trains_the_new_arrays_and_the_run_keeps_its_adapter(tmp_path, peft):
   run = experiment.build(CONFIG | dict(peft=peft))
   state = run.init_state()

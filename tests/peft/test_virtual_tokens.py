@@ -17,7 +17,10 @@ METHODS = {"prompt": prompt_tuning.build(tokens=3), "p": p_tuning.build(tokens=3
 MODELS = {"gpt": lambda **changes: gpt.build(11, 4, variant="debug", width=16, heads=2, positions=16, **changes),
           "decoder": lambda **changes: decoder.build(11, 4, variant="debug", width=16, heads=4, kv_heads=2,
                                                      head_width=4, hidden=24, **changes)}
+FAST = (("prompt", "gpt"), ("p", "decoder"), ("prefix", "decoder"), ("projected", "gpt"))
 every_method, every_model = pytest.mark.parametrize("method", METHODS), pytest.mark.parametrize("base", MODELS)
+every_pair = pytest.mark.parametrize("method, base", [
+    (m, b) if (m, b) in FAST else pytest.param(m, b, marks=pytest.mark.slow) for m in METHODS for b in MODELS])
 
 
 def arrays(model, seed=0):
@@ -68,14 +71,14 @@ def test_the_network_of_a_prompt_says_what_vectors_may_say(made, plain, where):
   close(logits(made, params), logits(plain, base | {f"{where}.embedding": vectors}))
 
 
-@every_model
-@every_method
+@every_pair
 def test_a_scanned_stack_is_an_unrolled_one(method, base):
   scanned, unrolled = (METHODS[method].adapt(MODELS[base](scan=scan)) for scan in (True, False))
   params = arrays(scanned)
   close(logits(scanned, params), logits(unrolled, params))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method, remat", [("p", "split"), ("projected", "split"), ("projected", "full")])
 def test_recomputing_changes_no_gradient(method, remat):
   def gradient(remat):
@@ -87,8 +90,7 @@ def test_recomputing_changes_no_gradient(method, remat):
     np.testing.assert_allclose(other[name], g, rtol=1e-3, atol=1e-3 * float(jnp.abs(g).max()), err_msg=name)
 
 
-@every_model
-@every_method
+@every_pair
 def test_no_token_sees_a_later_one(method, base):
   model = METHODS[method].adapt(MODELS[base]())
   params, changed = arrays(model), IDS.copy()
@@ -98,8 +100,7 @@ def test_no_token_sees_a_later_one(method, base):
   assert np.abs(before[:, -1] - after[:, -1]).max() > 0.01
 
 
-@every_model
-@every_method
+@every_pair
 def test_padding_and_packing_change_nothing(method, base):
   model = METHODS[method].adapt(MODELS[base]())
   params = arrays(model)
@@ -111,8 +112,7 @@ def test_padding_and_packing_change_nothing(method, base):
   close(got[:, :8].reshape(alone.shape), alone)
 
 
-@every_model
-@every_method
+@every_pair
 def test_cached_decoding_is_the_whole_call(method, base):
   model = METHODS[method].adapt(MODELS[base]())
   params = arrays(model)
@@ -125,8 +125,7 @@ def test_cached_decoding_is_the_whole_call(method, base):
     close(output.logits[:, 0], logits(model, params)[:, i])
 
 
-@every_model
-@every_method
+@every_pair
 def test_only_the_new_arrays_are_trained_and_the_old_names_are_there(method, base):
   model = MODELS[base]()
   adapted = METHODS[method].adapt(model)
