@@ -1,7 +1,6 @@
 """What a PEFT method is: a way from a model to a model, and the names that are trained afterwards."""
 
 import dataclasses
-import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -101,9 +100,3 @@ def axes_of_linears(model: Model) -> dict[str, tuple[tuple[int, ...], tuple[int,
 def stacked(base: Linear) -> tuple[int, ...]:
   """The leading layer axes of a linear map's kernel."""
   return base.kernel.shape[: len(base.kernel.shape) - len(base.inputs) - len(base.outputs)]
-
-
-def flat_kernel(kernel: jax.Array, lead: int, inputs: int) -> jax.Array:
-  """(*layers, *in, *out) as (*layers, I, O)."""
-  ins = math.prod(kernel.shape[lead:lead + inputs])
-  return kernel.reshape(*kernel.shape[:lead], ins, -1)

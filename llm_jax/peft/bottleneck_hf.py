@@ -8,13 +8,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from llm_jax.core.errors import CheckpointError, ConfigError
 from llm_jax.peft import bottleneck
 from llm_jax.peft.adapted import Arrays, Method
 from llm_jax.peft.base_names import FILE, Base, Tensors, check_config, exactly
+from llm_jax.peft.lora_hf import put
 
 PEFT_TYPES = ("houlsby", "pfeiffer")  # what `kind` says
 METHODS = ("bottleneck",)
@@ -39,7 +39,8 @@ def read(config: Mapping[str, Any], tensors: Tensors, base: Base) -> tuple[Metho
   if not found:
     raise CheckpointError("the adapter holds no tensor of a bottleneck adapter of this base")
   method = make(exactly({stem for stem, _ in found.values()}))
-  shapes = method.adapt(base.model).shapes
+  adapted = method.adapt(base.model)
+  shapes = adapted.shapes
   wanted = {f"{module}.adapter.adapter_{part}.{leaf}": (f"{stem}.adapter.{part}.{ours}", index)
             for module, (stem, index) in _places(shapes, base).items()
             for part in PARTS for leaf, ours in (("weight", "kernel"), ("bias", "bias"))}
@@ -51,8 +52,7 @@ def read(config: Mapping[str, Any], tensors: Tensors, base: Base) -> tuple[Metho
     tensor = tensors[name].T
     if tensor.shape != shapes[ours].shape[len(index):]:
       raise CheckpointError(f"adapter tensor {name} has shape {tensors[name].shape}, which does not fit")
-    start = arrays.get(ours, jnp.zeros(shapes[ours].shape, jnp.float32))
-    arrays[ours] = start.at[index].set(tensor)
+    put(arrays, adapted, ours, index, tensor)
   return method, arrays
 
 

@@ -15,10 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from llm_jax.core.model import Model
 from llm_jax.layers.linear import Linear, linear
 from llm_jax.peft import lora
-from llm_jax.peft.adapted import Arrays, Method, check_train, frozen_but, replace_linears, stacked
+from llm_jax.peft.adapted import Arrays, Method, frozen_but, stacked
 
 TRAINED = r"\.(lora_[ab]|dora_magnitude)$"
 ADDED = r"\.(lora_(a|b|scale)|dora_magnitude)$"
@@ -78,16 +77,9 @@ def build(*, rank: int = 8, alpha: float = 16.0, targets: str = r"attention\.(qu
   """
   sizes = lora.checked_sizes(rank, alpha, stabilised, ranks, alphas)
   knobs = dict(rank=rank, alpha=alpha, targets=targets, train=train, stabilised=stabilised, ranks=ranks, alphas=alphas)
-  return Method(functools.partial(_adapt, sizes=sizes, targets=targets, train=train), frozen_but(TRAINED, train),
-                functools.partial(merge, sizes=sizes), "dora", knobs, functools.partial(start, sizes=sizes))
-
-
-def _adapt(model: Model, *, sizes: lora.Sizes, targets: str, train: str | None) -> Model:
-  check_train(model, train)
-  def wrap(rngs: nnx.Rngs, base: Linear, name: str) -> Linear | None:
-    ranks, scales = sizes.of(name, stacked(base))
-    return DoRALinear(rngs, base, ranks, scales) if ranks.any() else None
-  return replace_linears(model, targets, wrap)
+  change = functools.partial(lora.adapt, kind=DoRALinear, sizes=sizes, targets=targets, train=train)
+  return Method(change, frozen_but(TRAINED, train), functools.partial(merge, sizes=sizes), "dora",
+                knobs, functools.partial(start, sizes=sizes))
 
 
 def start(params: Arrays, *, sizes: lora.Sizes) -> dict[str, jax.Array]:

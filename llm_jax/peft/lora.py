@@ -105,8 +105,8 @@ def build(*, rank: int = 8, alpha: float = 16.0, targets: str = r"attention\.(qu
   """
   sizes = checked_sizes(rank, alpha, stabilised, ranks, alphas)
   knobs = dict(rank=rank, alpha=alpha, targets=targets, train=train, stabilised=stabilised, ranks=ranks, alphas=alphas)
-  return Method(functools.partial(_adapt, sizes=sizes, targets=targets, train=train), frozen_but(TRAINED, train),
-                functools.partial(merge, sizes=sizes), "lora", knobs)
+  change = functools.partial(adapt, kind=LoRALinear, sizes=sizes, targets=targets, train=train)
+  return Method(change, frozen_but(TRAINED, train), functools.partial(merge, sizes=sizes), "lora", knobs)
 
 
 def checked_sizes(rank: int, alpha: float, stabilised: bool, ranks: dict | None, alphas: dict | None) -> Sizes:
@@ -126,11 +126,12 @@ def sizes_of(method: Method) -> Sizes:
   return checked_sizes(*(method.knobs[k] for k in ("rank", "alpha", "stabilised", "ranks", "alphas")))
 
 
-def _adapt(model: Model, *, sizes: Sizes, targets: str, train: str | None) -> Model:
+def adapt(model: Model, *, kind: type[LoRALinear], sizes: Sizes, targets: str, train: str | None) -> Model:
+  """`model` with a map of this kind in place of each that has a rank."""
   check_train(model, train)
   def wrap(rngs: nnx.Rngs, base: Linear, name: str) -> Linear | None:
     ranks, scales = sizes.of(name, stacked(base))
-    return LoRALinear(rngs, base, ranks, scales) if ranks.any() else None
+    return kind(rngs, base, ranks, scales) if ranks.any() else None
   return replace_linears(model, targets, wrap)
 
 
