@@ -2,8 +2,9 @@
 
 A FOLDER holds one folder per case: config.json, model.safetensors, reference.npz (in.*, out.*, valid.*) and meta.json
 (gradient norms); config_v4.json is the same config in the keys of transformers 4. A folder with encodings.json is a
-tokenizer. For every case: load with hub.load, outputs and hidden states, loss, gradients, greedy generation, the older
-config, and a saved folder whose tensors equal the loaded ones by name. Prints a row per case; exits 1 if any failed.
+tokenizer, one with adapter_config.json an adapter, one with losses.npz many cases of losses. For every model: load with
+hub.load, outputs and hidden states, loss, gradients, greedy generation, the older config, and a saved folder whose
+tensors equal the loaded ones by name. Prints a row per case; exits 1 if any failed.
 """
 
 import argparse
@@ -30,6 +31,8 @@ from safetensors.numpy import load_file
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 
 from adapter_cases import check_adapter
+from loss_cases import check_loss
+from loss_cases import names as losses_in
 
 from llm_jax import hub
 from llm_jax.core import hugging_face
@@ -226,15 +229,15 @@ def kind_of(folder: pathlib.Path) -> str:
   return next((kind for kind, mark in KINDS.items() if (folder / mark).is_file()), "")
 
 
-def check(folder: pathlib.Path, keep: pathlib.Path | None = None) -> Verdict:
-  """A case's verdict. keep: where to leave a saved folder for read_back.py."""
+def check(folder: pathlib.Path, part: str | None = None, keep: pathlib.Path | None = None) -> Verdict:
+  """A case's verdict. part: which of a folder of losses. keep: where to leave a saved folder for read_back.py."""
   kind = kind_of(folder)
+  if part is not None:
+    return Verdict(*check_loss(folder, part))
   if kind == "tokenizer":
     return Verdict(list(tokenizer(folder)))
   if kind == "adapter":
     return Verdict(*check_adapter(folder, keep))
-  if kind != "model":
-    return Verdict([f"cases of this kind ({kind}) are not compared here"])
   with tempfile.TemporaryDirectory() as temporary:
     other = translated(folder, pathlib.Path(temporary))
     return check_folder(folder, keep) if other is None else check_folder(other)
@@ -257,11 +260,14 @@ def check_folder(folder: pathlib.Path, keep: pathlib.Path | None = None) -> Verd
   return Verdict(problems, max((case.error(name, found[name]) for name in same), default=None))
 
 
-def cases(folder: pathlib.Path, only: str | None = None, kinds: str | None = None) -> list[pathlib.Path]:
-  """The case folders in `folder`, or `folder` itself."""
+def cases(folder: pathlib.Path, only: str | None = None,
+          kinds: str | None = None) -> list[tuple[str, pathlib.Path, str | None]]:
+  """(name, folder, part) of the cases in `folder`, or of `folder` itself; part: which of a folder of losses."""
   found = [folder] if kind_of(folder) else sorted(p for p in folder.iterdir() if p.is_dir() and kind_of(p))
-  return [p for p in found if (not only or p.name.startswith(tuple(only.split(","))))
-          and (not kinds or kind_of(p) in kinds.split(","))]
+  found = [p for p in found if not kinds or kind_of(p) in kinds.split(",")]
+  named = [(p.name if part is None else f"{p.name}/{part}", p, part) for p in found
+           for part in (losses_in(p) if kind_of(p) == "losses" else [None])]
+  return [case for case in named if not only or case[0].startswith(tuple(only.split(",")))]
 
 
 def main() -> None:
@@ -274,16 +280,16 @@ def main() -> None:
   jax.config.update("jax_disable_most_optimizations", True)  # numbers are compared, not speed
   failed = 0
   found = [case for folder in arguments.folders for case in cases(folder, arguments.only, arguments.kinds)]
-  print(f"{'case':28s} {'kind':10s} {'':6s} error / tolerance  seconds")
-  for folder in found:
+  print(f"{'case':34s} {'kind':10s} {'':6s} error / tolerance  seconds")
+  for name, folder, part in found:
     start = time.time()
     try:
-      verdict = check(folder, arguments.save)
+      verdict = check(folder, part, arguments.save)
     except (LlmJaxError, LookupError, AttributeError, TypeError, ValueError) as e:
       verdict = Verdict([f"{type(e).__name__}: {e}"])
     failed += bool(verdict.problems)
     error = "" if verdict.error is None else f"{verdict.error:.3f}"
-    print(f"{folder.name:28s} {kind_of(folder):10s} {'FAILED' if verdict.problems else 'ok':6s} {error:>17s} "
+    print(f"{name:34s} {kind_of(folder):10s} {'FAILED' if verdict.problems else 'ok':6s} {error:>17s} "
           f"{time.time() - start:8.1f}", flush=True)
     for line in verdict.problems[:6]:
       print(f"    {line}", flush=True)
