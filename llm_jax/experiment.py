@@ -88,6 +88,7 @@ def build(config: Mapping[str, Any], *, devices: Sequence[Any] | None = None, vo
   trains = trained_section(resolved["optimizer"], peft)
   probe = make_model(256, train.length)  # refuses sizes that do not fit before any data is read
   launch_checks.check_pair(probe, objective, (resolved["model"]["name"], resolved["objective"]["name"]))
+  launch_checks.check_micro_batches(objective, train.accumulate)
   launch_checks.check_mesh(probe, rules)
   make_learner = functools.partial(_learner, resolved, trains["freeze"])
   launch_checks.check_batches(curriculum, train, rules, launch_checks.batch_axis(make_learner(probe), objective))

@@ -45,6 +45,13 @@ def check_pair(model: Model, objective: Objective, names: tuple[str, str]) -> No
                       accepted="a pair of the table of models and objectives in README.md")
 
 
+def check_micro_batches(objective: Objective, accumulate: int) -> None:
+  """Raises ConfigError if an update is made of micro-batches and the objective compares the rows of a batch."""
+  if objective.whole_batch and accumulate > 1:
+    raise ConfigError("config.train.accumulate", f"{accumulate} micro-batches, and the objective compares each row "
+                      "with the others of its batch, which would be those of a micro-batch", accepted="1")
+
+
 def carries(corpus: Corpus, model: Model, objective: Objective, curriculum: Curriculum, learner: Learner) -> bool:
   """Whether model and objective carry the state of rows that continue from step to step.
 

@@ -215,7 +215,8 @@ class Objective(Protocol):
   fields: batch fields that it reads; needs: what the model must offer, in the words of core/offers.py. reference: the
   workdir or Hugging Face folder of a model that it learns from, whose arrays lie frozen beside the params; None: none.
   codes_text: its loss is that of every token of the text, so that bits per byte can be said. carries: it hands the
-  batch's 'carry' to the model and returns the state after it (core/carry.py).
+  batch's 'carry' to the model and returns the state after it (core/carry.py). whole_batch: the loss of a row depends on
+  the other rows of its batch, so that micro-batches would be another loss.
   """
 
   fields: tuple[str, ...]
@@ -223,6 +224,7 @@ class Objective(Protocol):
   reference: str | None = None
   codes_text: bool = False
   carries: bool = False
+  whole_batch: bool = False
 
   def for_tokenizer(self, tokenizer: Vocabulary) -> "Objective":
     """The same objective when the text's vocabulary is known.

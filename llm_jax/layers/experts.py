@@ -137,8 +137,7 @@ class Experts(nnx.Module):
     if key is not None and self.jitter:
       x_BLD = x_BLD * jax.random.uniform(key, x_BLD.shape, x_BLD.dtype, 1.0 - self.jitter, 1.0 + self.jitter)
     logits_BLE = self.router(x_BLD)
-    probability_BLE = jax.nn.softmax(logits_BLE)
-    weight_BLK, choice_BLK = jax.lax.top_k(probability_BLE, self.per_token)
+    probability_BLE, weight_BLK, choice_BLK = choices(logits_BLE, self.per_token)
     if self.normalise:
       weight_BLK = weight_BLK / weight_BLK.sum(-1, keepdims=True)
     kernels = Kernels(self.gate.kernel[...], self.up.kernel[...], self.down.kernel[...])
@@ -150,6 +149,12 @@ class Experts(nnx.Module):
     if self.capacity is None:
       return None
     return math.ceil(self.capacity * length * self.per_token / self.router.kernel.shape[-1])
+
+
+def choices(logits_BLE: jax.Array, per_token: int) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """-> (probability of each expert (B, L, E); of the best `per_token` (B, L, K); which these are (B, L, K))."""
+  probability_BLE = jax.nn.softmax(logits_BLE)
+  return probability_BLE, *jax.lax.top_k(probability_BLE, per_token)
 
 
 def sums(logits_BLE: jax.Array, probability_BLE: jax.Array, choice_BLK: jax.Array, served_BLK: jax.Array,

@@ -43,7 +43,7 @@ def token_cross_entropy(hidden_BLD: jax.Array, unembed: Callable[[jax.Array], ja
     ConfigError: chunk is neither 'auto' nor a positive number.
   """
   def losses(hidden: jax.Array, targets: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
-    return _losses(unembed(hidden), targets, z_loss, label_smoothing, accuracy)
+    return of_logits(unembed(hidden), targets, z_loss, label_smoothing, accuracy)
   found: tuple[jax.Array, dict[str, jax.Array]] = in_chunks(losses, unembed, hidden_BLD, targets_BL, chunk=chunk)
   return found
 
@@ -89,9 +89,9 @@ def _columns(chunk: int | str, batch: int, length: int, logits: Any) -> int:
   return math.ceil(length / math.ceil(length / most))
 
 
-def _losses(logits: jax.Array, targets: jax.Array, z_loss: float, label_smoothing: float,
-            accuracy: bool) -> tuple[jax.Array, dict[str, Any]]:
-  """(..., V) logits and (...) targets -> loss and extras, each (...)."""
+def of_logits(logits: jax.Array, targets: jax.Array, z_loss: float = 0.0, label_smoothing: float = 0.0,
+              accuracy: bool = False) -> tuple[jax.Array, dict[str, Any]]:
+  """(..., V) logits and (...) targets -> loss and extras of `token_cross_entropy`, each (...)."""
   if logits.dtype.itemsize > 2:
     return _in_float32(logits, targets, z_loss, label_smoothing, accuracy)
   def body(logits: jax.Array) -> tuple[jax.Array, dict[str, Any]]:

@@ -18,6 +18,7 @@ from llm_jax.core.types import Batch, Key, Knobs, Losses, Objective, Params, Voc
 from llm_jax.objectives import masked_lm
 from llm_jax.objectives.combined import Part, combine
 from llm_jax.objectives.cross_entropy import in_chunks
+from llm_jax.objectives.divergence import divergence
 from llm_jax.objectives.masking import Unit, mask
 from llm_jax.objectives.text_rows import documents, real_tokens, two_keys
 
@@ -53,10 +54,13 @@ class Distillation(Objective):
     real_BL = real_tokens(batch).astype(jnp.float32)
     vocab = self.student.tokenizer.vocab_size
     soft = Losses(soft_losses(output, taught, vocab, self.temperature, self.student.chunk), real_BL, {})
-    cosine = lambda: Losses(direction_losses(output, taught), real_BL, {})
-    parts = [Part("masked_lm", self.weights[0], self.student.losses(output, batch["tokens"], chosen_BL, knobs)),
-             Part("soft", self.weights[1], soft)]
-    return combine([*parts, Part("cosine", self.weights[2], cosine())] if self.weights[2] else parts)
+    cosine = Losses(direction_losses(output, taught), real_BL, {}) if self.weights[2] else None
+    return self.combined(self.student.losses(output, batch["tokens"], chosen_BL, knobs), soft, cosine)
+
+  def combined(self, masked: Losses, soft: Losses, cosine: Losses | None) -> Losses:
+    """The sum of the three by their weights."""
+    parts = zip(("masked_lm", "soft", "cosine"), self.weights, (masked, soft, cosine))
+    return combine([Part(name, weight, losses) for name, weight, losses in parts if losses is not None])
 
 
 def soft_losses(student: Output, teacher: Output, vocab: int, temperature: float, chunk: int | str) -> jax.Array:
@@ -65,12 +69,9 @@ def soft_losses(student: Output, teacher: Output, vocab: int, temperature: float
   assert student.unembed is not None and teacher.unembed is not None and student.hidden is not None
   assert teacher.hidden is not None
   scores, wanted = student.unembed, teacher.unembed
-  def divergence(hidden: jax.Array, taught: jax.Array) -> jax.Array:
-    log_q, log_p = (jax.nn.log_softmax(logits[..., :vocab].astype(jnp.float32) / temperature)
-                    for logits in (scores(hidden), wanted(taught)))
-    log_p = jax.lax.stop_gradient(log_p)
-    return temperature**2 * (jnp.exp(log_p) * (log_p - log_q)).sum(-1)
-  found: jax.Array = in_chunks(divergence, scores, student.hidden, teacher.hidden, chunk=chunk)
+  def soft(hidden: jax.Array, taught: jax.Array) -> jax.Array:
+    return temperature**2 * divergence(scores(hidden), wanted(taught), temperature=temperature, vocab=vocab)
+  found: jax.Array = in_chunks(soft, scores, student.hidden, teacher.hidden, chunk=chunk)
   return found
 
 

@@ -30,6 +30,10 @@ class Mix(Objective):
   def needs(self) -> tuple[str, ...]:  # type: ignore[override]
     return tuple(dict.fromkeys(n for _, _, part in self.parts for n in part.needs))
 
+  @property
+  def whole_batch(self) -> bool:  # type: ignore[override]
+    return any(part.whole_batch for _, _, part in self.parts)
+
   def for_tokenizer(self, tokenizer: Vocabulary) -> "Mix":
     return Mix(tuple((name, weight, part.for_tokenizer(tokenizer)) for name, weight, part in self.parts))
 

@@ -14,6 +14,7 @@ from llm_jax.training.step import knobs_of
 
 TEXT = pathlib.Path(__file__).resolve().parents[2] / "llm_jax/data/fallback/king_james_bible.txt"
 BERT = dict(name="bert", variant="debug", width=32, heads=2, hidden=64, depth=1)
+GPT = dict(name="gpt", variant="debug", width=32, heads=2, depth=1)
 CASES = {
     "bert_pretraining": (BERT | dict(head="pretraining"), dict(name="bert_pretraining", unit="word")),
     "mix": (BERT | dict(head="pretraining"), dict(name="mix", parts=[
@@ -21,7 +22,9 @@ CASES = {
     "replaced_token": (dict(name="electra", variant="debug", width=32, heads=2, hidden=64, depth=1, embed_width=16),
                        dict(name="replaced_token")),
     "span_corruption": (dict(name="t5", variant="debug"), dict(name="span_corruption")),
-    "prefix_lm": (dict(name="gpt", variant="debug", width=32, heads=2, depth=1), dict(name="prefix_lm")),
+    "prefix_lm": (GPT, dict(name="prefix_lm")),
+    "unlikelihood": (GPT, dict(name="unlikelihood", chunk=64)),
+    "simcse": (BERT | dict(head="lm", dropout=0.1), dict(name="simcse")),
 }
 
 
@@ -64,13 +67,16 @@ def test_an_evaluation_repeats_and_says_no_bits_per_byte():
 
 
 @pytest.mark.slow
-def test_a_student_learns_from_a_teachers_workdir(tmp_path):
-  teacher = config(BERT, dict(name="masked_lm"), train=dict(steps=1, batch_size=8, length=48), mesh=dict(data=-1))
+@pytest.mark.parametrize("model, first, then, losses", [
+    (BERT, "masked_lm", "distillation", {"masked_lm_loss", "soft_loss", "cosine_loss"}),
+    (GPT, "causal_lm", "causal_distillation", {"hard_loss", "soft_loss"})], ids=["bert", "gpt"])
+def test_a_student_learns_from_a_teachers_workdir(model, first, then, losses, tmp_path):
+  teacher = config(model, dict(name=first), train=dict(steps=1, batch_size=8, length=48), mesh=dict(data=-1))
   Session(experiment.build(teacher), tmp_path / "teacher", lambda state: [], lambda length: 0.0).train()
-  objective = dict(name="distillation", teacher=str(tmp_path / "teacher"))
-  run = experiment.build(config(BERT | dict(depth=2), objective, mesh=dict(data=-1)))
+  objective = dict(name=then, teacher=str(tmp_path / "teacher"))
+  run = experiment.build(config(model | dict(depth=2), objective, mesh=dict(data=-1)))
   rows = first_steps(run)
-  assert {"masked_lm_loss", "soft_loss", "cosine_loss"} <= rows[0].keys()
+  assert losses <= rows[0].keys()
   assert rows[1]["soft_loss"] < rows[0]["soft_loss"]
   assert not [n for n in run.init_state().params if n.startswith("reference.")]
 

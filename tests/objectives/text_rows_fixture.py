@@ -66,3 +66,15 @@ def run(objective, params: dict, rows: dict, key=None, **extra) -> tuple:
 def table(size: int = 300) -> dict:
   """Parameters for `Shown`."""
   return {"table": jax.random.normal(jax.random.key(1), (size, size))}
+
+
+def sizes_in(function, *arguments) -> list[int]:
+  """Elements of every array that a program computes, loops and calls within it included."""
+  def sizes(jaxpr):
+    for equation in jaxpr.eqns:
+      yield from (v.aval.size for v in equation.outvars)
+      for part in jax.tree.leaves(equation.params, is_leaf=lambda x: hasattr(x, "eqns") or hasattr(x, "jaxpr")):
+        inner = getattr(part, "jaxpr", part)
+        if hasattr(inner, "eqns"):
+          yield from sizes(inner)
+  return list(sizes(jax.make_jaxpr(function)(*arguments).jaxpr))
