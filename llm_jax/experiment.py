@@ -24,8 +24,9 @@ from llm_jax.curriculum.composed import compose
 from llm_jax.data import scorers
 from llm_jax.data.corpus import DataContext
 from llm_jax.evaluation import adaptation
+from llm_jax.inference import rollouts
 from llm_jax.meta_learning.context import Context as LearnerContext
-from llm_jax.objectives import mix
+from llm_jax.objectives import mix, rewards
 from llm_jax.optimizers import chain, masks
 from llm_jax.optimizers import ema as weight_average
 from llm_jax.parallel import mesh as device_mesh
@@ -42,7 +43,9 @@ SCHEMA: dict[str, Section] = {
     "peft": Section("fine-tuning of few parameters", room="peft", optional=True),
     "data": Section("the text", room="data", nested={"tokenizer": TOKENIZER}),
     "objective": Section("what is learned", room="objectives", default={"name": "causal_lm"}, nested={
-        "parts": Section("objectives of a mix", room="objectives", many=True, shared=(mix.share,))}),
+        "parts": Section("objectives of a mix", room="objectives", many=True, shared=(mix.share,)),
+        "reward": Section("what a completion is worth, or a list of such", room="rewards", many=True,
+                          shared=(rewards.share,))}),
     "curriculum": Section("data scheduler, or a list of them", room="curriculum", default={"name": "none"}, many=True,
                           nested={"scorer": Section("difficulty of a row", room=scorers.ROOM)}),
     "meta_learning": Section("loss scheduler", room="meta_learning", default={"name": "none"}),
@@ -103,12 +106,14 @@ def build(config: Mapping[str, Any], *, devices: Sequence[Any] | None = None, vo
   launch_checks.check_tasks(learner, resolved["meta_learning"]["name"], rules)
   launch_checks.check_classes(corpus, model, objective)
   launch_checks.check_data(corpus, objective, learner, curriculum, train.steps, rules)
+  launch_checks.check_memory(objective, curriculum, learner)
   if corpus.tokenizer is not None:
     objective = objective.for_tokenizer(corpus.tokenizer)
   reference = scoring.reference_of(curriculum, objective, corpus)
   if reference is not None:
     objective = objective.with_reference(reference.apply)
   model = model.with_extras(learner.extras).with_extras(scoring.as_extras(reference))
+  objective = objective.with_sampler(rollouts.Sampler(model))
   optimizer = chain.build_optimizer(scoring.freezing(trains, reference), model.shapes, train.steps,
                                     axes=model.logical_axes)
   watch = guard.build(**resolved["guard"])

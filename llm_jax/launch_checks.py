@@ -66,6 +66,13 @@ def carries(corpus: Corpus, model: Model, objective: Objective, curriculum: Curr
   return "carry" in model.offers and objective.carries
 
 
+def check_memory(objective: Objective, curriculum: Curriculum, learner: Learner) -> None:
+  """Raises ConfigError if an objective keeps rows from step to step and the rows are not always as many."""
+  if objective.remembers and (len(curriculum.shapes()) > 1 or learner.episodes):
+    raise ConfigError("config.objective.updates", "several steps on the same rollouts need one batch and length for "
+                      "all steps, and no episodes", accepted="1")
+
+
 def check_classes(corpus: Corpus, model: Model, objective: Objective) -> None:
   """Raises ConfigError if the data have more labels than the network, or the objective, tells apart."""
   classes = getattr(corpus.train, "classes", 0)

@@ -70,7 +70,9 @@ class Run:
                                    self._carry)
 
   def _carry(self, batch: int | None = None) -> dict[str, Any]:
-    """The state that rows carry before their first token; {} if they carry none."""
+    """The state that rows carry before their first token, or what the objective remembers; {} if there is none."""
+    if self.objective.remembers:
+      return self.objective.memory(self.abstract_batch(self.curriculum.plan(0, self.curriculum.init())))
     if not self.carries:
       return {}
     plan = self.curriculum.plan(0, self.curriculum.init())  # all steps have one shape, see launch_checks.carries

@@ -209,6 +209,34 @@ class Vocabulary(Protocol):
   def word_edges(self) -> np.ndarray: ...
 
 
+class Sampler(Protocol):
+  """Writes completions of prompts while the train step is traced (inference/rollouts.py has it)."""
+
+  def __call__(self, params: Params, prompts_NP: jax.Array, mask_NP: jax.Array, keys_N: Key, *, room: int,
+               temperature: float, eos_ids: tuple[int, ...]) -> tuple[jax.Array, jax.Array]: ...
+
+
+class Reward(Protocol):
+  """What a completion is worth. Inherit it for the defaults.
+
+  fields: of the batch that it reads, one row for each completion.
+  """
+
+  fields: tuple[str, ...] = ()
+
+  def for_tokenizer(self, tokenizer: Any) -> "Reward":
+    """The same reward when the text's tokenizer is known.
+
+    Raises:
+      ConfigError: it cannot write or read what this reward looks for.
+    """
+    return self
+
+  def __call__(self, batch: Batch, tokens_NT: jax.Array, mask_NT: jax.Array) -> jax.Array:
+    """(N,) float32. tokens: of the completions, the token that ended them included; mask: 1 where there is one."""
+    ...
+
+
 class Objective(Protocol):
   """What is learned. Knows `apply`, never the architecture; returns losses per target, never a scalar. Inherit it.
 
@@ -216,7 +244,8 @@ class Objective(Protocol):
   workdir or Hugging Face folder of a model that it learns from, whose arrays lie frozen beside the params; None: none.
   codes_text: its loss is that of every token of the text, so that bits per byte can be said. carries: it hands the
   batch's 'carry' to the model and returns the state after it (core/carry.py). whole_batch: the loss of a row depends on
-  the other rows of its batch, so that micro-batches would be another loss.
+  the other rows of its batch, so that micro-batches would be another loss. remembers: it keeps arrays of its own from
+  step to step, see `memory`.
   """
 
   fields: tuple[str, ...]
@@ -225,6 +254,7 @@ class Objective(Protocol):
   codes_text: bool = False
   carries: bool = False
   whole_batch: bool = False
+  remembers: bool = False
 
   def for_tokenizer(self, tokenizer: Vocabulary) -> "Objective":
     """The same objective when the text's vocabulary is known.
@@ -238,5 +268,14 @@ class Objective(Protocol):
     """The same objective when its reference model is there. apply: as the model's own, without dropout, given the same
     params."""
     return self
+
+  def with_sampler(self, sampler: Sampler) -> "Objective":
+    """The same objective when it can have the trained model write completions."""
+    return self
+
+  def memory(self, batch: Batch) -> dict[str, Any]:
+    """What it remembers before the first step, rows first: it comes in batch['carry'] and goes back in `Losses.carry`.
+    batch: arrays or their shapes."""
+    return {}
 
   def __call__(self, apply: Callable, params: Params, batch: Batch, key: Key | None, knobs: Knobs) -> Losses: ...

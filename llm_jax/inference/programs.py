@@ -130,6 +130,18 @@ class Programs:
       return state, tokens.at[at].set(chosen.token), logprobs.at[at].set(chosen.logprob)
     return jax.lax.while_loop(going, body, (state, tokens, logprobs))
 
+  def sample(self, params: Params, ids_NP: jax.Array, mask_NP: jax.Array, settings: Settings,
+             room: int) -> tuple[jax.Array, jax.Array]:
+    """Prompts padded on the left -> (tokens (N, room), log-probabilities (N, room)); -1 where nothing was made, since
+    every row had ended. For use while tracing."""
+    N, P = ids_NP.shape
+    cache, logits_NV = self.extend(params, self._empty_cache(params, N, P + room), ids_NP, mask_NP)
+    seen_NV = jnp.zeros(logits_NV.shape, bool).at[jnp.arange(N)[:, None], ids_NP].max(mask_NP.astype(bool))
+    state, chosen = self._first(settings, cache, seen_NV, logits_NV, jnp.zeros(N, bool), jnp.zeros((), jnp.int32))
+    _, tokens_TN, logprobs_TN = self._all_steps(params, state, chosen, settings, jnp.asarray(room, jnp.int32),
+                                                jnp.zeros(room, bool))
+    return tokens_TN.T, logprobs_TN.T
+
   def _choose(self, state: State, logits_BV: jax.Array, settings: Settings) -> tuple[State, Chosen]:
     token_B, logprob_B = choose(logits_BV, state.seen, state.made, settings)
     done_B = state.done | (token_B[:, None] == settings.eos).any(-1)

@@ -10,7 +10,7 @@ import jax
 
 from llm_jax.core import plugins
 from llm_jax.core.errors import ConfigError
-from llm_jax.core.types import Batch, Key, Knobs, Losses, Objective, Params, Vocabulary
+from llm_jax.core.types import Batch, Key, Knobs, Losses, Objective, Params, Sampler, Vocabulary
 from llm_jax.objectives.combined import Part, combine
 
 KEY = "config.objective.parts"
@@ -43,6 +43,9 @@ class Mix(Objective):
 
   def with_reference(self, apply: Callable) -> "Mix":
     return Mix(tuple((name, weight, part.with_reference(apply)) for name, weight, part in self.parts))
+
+  def with_sampler(self, sampler: Sampler) -> "Mix":
+    return Mix(tuple((name, weight, part.with_sampler(sampler)) for name, weight, part in self.parts))
 
   def __call__(self, apply: Callable, params: Params, batch: Batch, key: Key | None, knobs: Knobs) -> Losses:
     own = lambda i: None if key is None else jax.random.fold_in(key, i)
@@ -79,6 +82,8 @@ def build(*, parts: list) -> Mix:
     part = plugins.bind("objectives", {k: v for k, v in spec.items() if k != "weight"}, f"{KEY}[{i}]")()
     if any(f.startswith("support.") for f in part.fields):
       raise ConfigError(f"{KEY}[{i}].name", f"{spec['name']!r} reads whole episodes", accepted="objectives over rows")
+    if part.remembers:
+      raise ConfigError(f"{KEY}[{i}].updates", "what one part remembers, a mix forgets", accepted="1")
     earlier = sum(other["name"] == spec["name"] for other in specs[:i])
     found.append((f"{spec['name']}_{earlier + 1}" if earlier else spec["name"], weight, part))
   if len(teachers := {part.reference for _, _, part in found} - {None}) > 1:

@@ -27,6 +27,7 @@ MAY_IMPORT = {
     "peft": ("core", "parallel", "layers", "models"),
     "compression": ("core", "parallel", "layers", "models"),
     "objectives": ("core",),
+    "rewards": ("core",),
     "curriculum": ("core",),
     "meta_learning": ("core",),
     "optimizers": ("core",),
