@@ -8,6 +8,7 @@
 workdir (checkpoints, metrics, report) around it.
 """
 
+import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -116,6 +117,7 @@ def build(config: Mapping[str, Any], *, devices: Sequence[Any] | None = None, vo
   objective = objective.with_sampler(rollouts.Sampler(model))
   optimizer = chain.build_optimizer(scoring.freezing(trains, reference), model.shapes, train.steps,
                                     axes=model.logical_axes)
+  optimizer = updated(optimizer, peft, train.steps)
   watch = guard.build(**resolved["guard"])
   ema = None if resolved["ema"] is None else settings.ema(**resolved["ema"])
   average = None if ema is None else functools.partial(_average, ema)
@@ -149,6 +151,13 @@ def make_curriculum(spec: Any, train: settings.Train) -> Curriculum:
 def adapted(model: Model, peft: Method | None) -> Model:
   """The model that a PEFT method makes of this one."""
   return model if peft is None else peft.adapt(model)
+
+
+def updated(optimizer: chain.Optimizer, peft: Method | None, steps: int) -> chain.Optimizer:
+  """The optimizer with what a PEFT method does after each of so many updates."""
+  if peft is None or peft.updates is None:
+    return optimizer
+  return dataclasses.replace(optimizer, transform=peft.updates(optimizer.transform, steps))
 
 
 def trained_section(section: Config, peft: Method | None) -> Config:

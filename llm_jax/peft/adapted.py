@@ -1,10 +1,12 @@
 """What a PEFT method is: a way from a model to a model, and the names that are trained afterwards."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import optax
 from flax import nnx
 
 from llm_jax.core.model import Model
@@ -22,7 +24,8 @@ class Method:
   parameters keep their names. freeze: regular expression of what is not trained. merge: parameters of the adapted
   model -> parameters of the old model that compute the same; None where none do. name, knobs: of the plug-in, as a
   config says them. start: parameters of the adapted model -> the same where new arrays follow from the base's (weights
-  that were loaded into it)."""
+  that were loaded into it). updates: (optimizer, updates of the run) -> the optimizer that also does what the method
+  does after every update, with its state in the optimizer's; None: nothing."""
 
   change: Callable[[Model], Model]
   freeze: str
@@ -30,6 +33,7 @@ class Method:
   name: str = ""
   knobs: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   start: Callable[[Arrays], dict[str, Any]] = dict
+  updates: Callable[[optax.GradientTransformation, int], optax.GradientTransformation] | None = None
 
   def adapt(self, model: Model) -> Model:
     """The adapted model, which knows what it was made of."""
@@ -47,6 +51,12 @@ def become(module: Any, kind: type) -> Any:
     raise TypeError(f"{kind.__name__} is no {type(module).__name__}")
   module.__class__ = kind
   return module
+
+
+@functools.cache
+def with_calls(calls: type, network: type) -> type:
+  """The class of a network whose calls are those of `calls`, whose `super()` is the network's own class."""
+  return type(network)(f"{calls.__name__}{network.__name__}", (calls, network), {})
 
 
 def check_train(model: Model, train: str | None) -> None:
@@ -95,6 +105,16 @@ def axes_of_linears(model: Model) -> dict[str, tuple[tuple[int, ...], tuple[int,
   module = jax.eval_shape(lambda key: model.make(nnx.Rngs(key)), jax.random.key(0))
   return {".".join(map(str, path)): (node.inputs, node.outputs) for path, node in nnx.iter_graph(module)
           if isinstance(node, Linear)}
+
+
+def take_over(new: Linear, base: Linear) -> tuple[tuple[str | None, ...], int, tuple[int, ...]]:
+  """Gives a linear map the arrays and sizes of the one whose place it takes: W and the bias keep their names.
+
+  -> (logical axes of one layer's kernel, how many of them are inputs, the leading layer axes).
+  """
+  new.inputs, new.outputs, new.axes = base.inputs, base.outputs, base.axes
+  new.kernel, new.bias = base.kernel, base.bias
+  return base.kernel.get_metadata()["axes"], len(base.inputs), stacked(base)
 
 
 def stacked(base: Linear) -> tuple[int, ...]:

@@ -16,7 +16,7 @@ from flax import nnx
 from llm_jax.core.errors import ConfigError
 from llm_jax.core.model import Model
 from llm_jax.layers.linear import Linear
-from llm_jax.peft.adapted import KEY, Arrays, Method, check_train, frozen_but, replace_linears, stacked
+from llm_jax.peft.adapted import KEY, Arrays, Method, check_train, frozen_but, replace_linears, take_over
 
 TRAINED = r"\.ia3_(in|out)$"
 
@@ -25,11 +25,9 @@ class ScaledOutputs(Linear):
   """A Linear with a factor for each output."""
 
   def __init__(self, base: Linear):
-    self.inputs, self.outputs = base.inputs, base.outputs
-    self.kernel, self.bias, self.axes = base.kernel, base.bias, base.axes
-    ins = (1,) * len(base.inputs)
-    axes = (*[None for _ in ins], *base.kernel.get_metadata()["axes"][len(ins):])
-    self.ia3_out = nnx.Param(jnp.ones((*stacked(base), *ins, *base.outputs), jnp.float32), axes=axes)
+    axes, ins, lead = take_over(self, base)
+    shape = (*lead, *(1,) * ins, *base.outputs)
+    self.ia3_out = nnx.Param(jnp.ones(shape, jnp.float32), axes=(*(None,) * ins, *axes[ins:]))
 
   def __call__(self, x: jax.Array, factor: float | None = None) -> jax.Array:
     y = super().__call__(x, factor)
@@ -40,11 +38,10 @@ class ScaledInputs(Linear):
   """A Linear with a factor for each input."""
 
   def __init__(self, base: Linear):
-    self.inputs, self.outputs = base.inputs, base.outputs
-    self.kernel, self.bias, self.axes = base.kernel, base.bias, base.axes
-    outs = (1,) * len(base.outputs)
-    axes = (*base.kernel.get_metadata()["axes"][:len(base.inputs)], *[None for _ in outs])
-    self.ia3_in = nnx.Param(jnp.ones((*stacked(base), *base.inputs, *outs), jnp.float32), axes=axes)
+    axes, ins, lead = take_over(self, base)
+    outs = len(base.outputs)
+    shape = (*lead, *base.inputs, *(1,) * outs)
+    self.ia3_in = nnx.Param(jnp.ones(shape, jnp.float32), axes=(*axes[:ins], *(None,) * outs))
 
   def __call__(self, x: jax.Array, factor: float | None = None) -> jax.Array:
     return super().__call__(x * self.ia3_in[...].reshape(self.inputs).astype(x.dtype), factor)

@@ -22,7 +22,7 @@ from flax import nnx
 from llm_jax.core.errors import ConfigError
 from llm_jax.core.model import Model
 from llm_jax.layers.linear import Linear, linear
-from llm_jax.peft.adapted import KEY, Arrays, Method, check_train, frozen_but, replace_linears, stacked
+from llm_jax.peft.adapted import KEY, Arrays, Method, check_train, frozen_but, replace_linears, stacked, take_over
 
 TRAINED = r"\.lora_[ab]$"
 ADDED = r"\.lora_(a|b|scale)$"
@@ -61,9 +61,7 @@ class LoRALinear(Linear):
   """A Linear with a low-rank product beside its kernel; takes over the arrays of `base`, stacked or not."""
 
   def __init__(self, rngs: nnx.Rngs, base: Linear, ranks: np.ndarray, scales: np.ndarray):
-    self.inputs, self.outputs = base.inputs, base.outputs
-    self.kernel, self.bias, self.axes = base.kernel, base.bias, base.axes
-    axes, ins, lead = base.kernel.get_metadata()["axes"], len(base.inputs), stacked(base)
+    axes, ins, lead = take_over(self, base)
     bound, rank = math.prod(base.inputs) ** -0.5, int(ranks.max())
     a = jax.random.uniform(rngs.params(), (*lead, *base.inputs, rank), jnp.float32, -bound, bound)
     if (ranks < rank).any():

@@ -26,7 +26,7 @@ from llm_jax.peft.adapted import (
     check_train,
     frozen_but,
     replace_linears,
-    stacked,
+    take_over,
 )
 
 TRAINED = r"\.vera_[db]$"
@@ -38,9 +38,7 @@ class VeRALinear(Linear):
   """A Linear with a frozen random product beside its kernel, weighed by two vectors."""
 
   def __init__(self, base: Linear, pair: Pair, first: float):
-    self.inputs, self.outputs = base.inputs, base.outputs
-    self.kernel, self.bias, self.axes = base.kernel, base.bias, base.axes
-    axes, ins, lead = base.kernel.get_metadata()["axes"], len(base.inputs), stacked(base)
+    axes, ins, lead = take_over(self, base)
     a, b = pair[0][:math.prod(base.inputs)], pair[1][:, :math.prod(base.outputs)]
     rank = a.shape[1]
     spread = lambda part, *shape: jnp.broadcast_to(part.reshape(shape), (*lead, *shape))

@@ -27,7 +27,7 @@ from llm_jax.layers.feed_forward import activation
 from llm_jax.layers.linear import Linear, normal
 from llm_jax.models.decoder import Decoder
 from llm_jax.models.gpt import GPT
-from llm_jax.peft.adapted import KEY, become
+from llm_jax.peft.adapted import KEY, become, with_calls
 
 
 def _within_fan_in(key: jax.Array, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
@@ -122,12 +122,6 @@ class Prompted(nnx.Module):
 
 def _count(network: Any) -> int:
   return network.tokens.prompt.embedding.shape[0]
-
-
-@functools.cache
-def with_calls(calls: type, network: type) -> type:
-  """The class of a network whose calls are those of `calls`."""
-  return type(network)(f"{calls.__name__}{network.__name__}", (calls, network), {})
 
 
 def check_room(network: Any, length: int, count: int) -> None:

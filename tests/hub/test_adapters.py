@@ -25,6 +25,7 @@ METHODS = {
     "ia3": dict(name="ia3"),
     "vera": dict(name="vera", rank=5),
     "ln_tuning": dict(name="ln_tuning"),
+    "adalora": dict(name="adalora", rank=4, final_rank=2, targets="attention"),
 }
 
 
@@ -49,8 +50,8 @@ def made(make, spec):
   params = dict(method.start(model.init(jax.random.key(0)) | drawn(model.made_of[1])))
   noise = drawn(model, 1)
   for name in masks.split(model.shapes, method.freeze)[0]:
-    params[name] = noise[name] if name.endswith("vera_b") else params[name] * (1.0 + noise[name])
-    if name.endswith("lora_b"):
+    params[name] = noise[name] if name.endswith(("vera_b", "adalora_e")) else params[name] * (1.0 + noise[name])
+    if name.endswith(".lora_b"):
       a = params[name.removesuffix("b") + "a"]
       lead = a.ndim + noise[name].ndim - 2 - params[name.removesuffix("lora_b") + "kernel"].ndim
       used = (a != 0).any(tuple(range(lead, a.ndim - 1)))

@@ -24,6 +24,8 @@ METHODS = {
     "vera": dict(name="vera", rank=5),
     "vera of all": dict(name="vera", rank=12, targets="."),
     "ln_tuning": dict(name="ln_tuning"),
+    "adalora": dict(name="adalora", rank=4, final_rank=2),
+    "adalora of all": dict(name="adalora", rank=3, final_rank=1, targets="."),
 }
 every = pytest.mark.parametrize("spec", METHODS.values(), ids=METHODS)
 
@@ -127,7 +129,7 @@ def test_doras_norm_is_a_constant_in_the_gradient():
   np.testing.assert_allclose(2.0 * grads[0], grads[1], rtol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["lora", "dora", "ia3", "vera", "ln_tuning"])
+@pytest.mark.parametrize("name", ["lora", "dora", "ia3", "vera", "ln_tuning", "adalora"])
 def test_a_pattern_that_takes_nothing_is_refused(name):
   with pytest.raises(ConfigError, match="takes no parameter"):
     method_of(dict(name=name, targets="atention")).adapt(base())
