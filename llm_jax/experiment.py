@@ -110,7 +110,7 @@ def build(config: Mapping[str, Any], *, devices: Sequence[Any] | None = None, vo
   launch_checks.check_memory(objective, curriculum, learner)
   if corpus.tokenizer is not None:
     objective = objective.for_tokenizer(corpus.tokenizer)
-  reference = scoring.reference_of(curriculum, objective, corpus)
+  reference = scoring.reference_of(curriculum, objective, corpus, model, masks.split(model.shapes, trains["freeze"])[0])
   if reference is not None:
     objective = objective.with_reference(reference.apply)
   model = model.with_extras(learner.extras).with_extras(scoring.as_extras(reference))

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+from absl import logging
 
 from llm_jax.core import plugins
 from llm_jax.core.errors import CheckpointError, ConfigError
@@ -14,6 +15,7 @@ from llm_jax.data import tokenizers
 from llm_jax.training.session import saved_config
 from llm_jax.training.weights import load_params
 
+HEADS = ("head.", "classifier.")  # beginnings of the names of what reads the last hidden states
 Trained = tuple[Model, dict[str, Any], Any]  # model, params, tokenizer
 
 
@@ -23,7 +25,7 @@ def is_workdir(path: pathlib.Path) -> bool:
 
 
 def initial(source: str, model: Model, key: str = "--init_from") -> dict[str, Any]:
-  """The parameters of `source` for `model`.
+  """The parameters of `source` for `model`; a head that only one of the two has is left out, and so starts afresh.
 
   Raises:
     ConfigError: no such folder, or it holds neither a run nor a model. CheckpointError: its names or shapes are not
@@ -42,8 +44,20 @@ def initial(source: str, model: Model, key: str = "--init_from") -> dict[str, An
   else:
     raise ConfigError(key, f"{source!r} holds neither checkpoints/ nor config.json",
                       accepted="the workdir of a run, or a Hugging Face folder")
-  check_fits(params, model, source)
+  params, new = without_other_head(params, model)
+  check_fits({**params, **{n: model.shapes[n] for n in new}}, model, source)
   return dict(params)
+
+
+def without_other_head(params: Mapping[str, Any], model: Model) -> tuple[dict[str, Any], list[str]]:
+  """(the params without those of a head that the model does not have, the names of the model's own head that they
+  lack): a language model as the start of a reward model, and back."""
+  new = sorted(n for n in model.shapes.keys() - params.keys() if n.startswith(HEADS))
+  old = sorted(n for n in params.keys() - model.shapes.keys() if n.startswith(HEADS))
+  if new or old:
+    logging.info("another head: %s starts afresh, %s is left out", ", ".join(new) or "nothing",
+                 ", ".join(old) or "nothing")
+  return {n: p for n, p in params.items() if n not in old}, new
 
 
 def own(params: Mapping[str, Any]) -> dict[str, Any]:

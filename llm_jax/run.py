@@ -66,7 +66,8 @@ class Run:
 
   @property
   def _make_state(self) -> Callable:
-    return train_state.initializer(self.model.init, self.optimizer, self.guard, self.ema is not None,
+    init = lambda key: scoring.started(self.model.init(key), self.reference)
+    return train_state.initializer(init, self.optimizer, self.guard, self.ema is not None,
                                    self._carry)
 
   def _carry(self, batch: int | None = None) -> dict[str, Any]:
@@ -90,6 +91,7 @@ class Run:
       whole = {**self.model.init(init_key), **params}  # what a PEFT method or a learner adds starts afresh
       if self.model.made_of is not None:
         whole = self.model.made_of[0].start(whole)
+      whole = scoring.started(whole, self.reference)
       return train_state.from_params(whole, key, self.optimizer, self.guard, self.ema is not None, self._carry())
     params = {**params, **(self.reference.params() if self.reference else {})}
     params = {name: np.asarray(a) for name, a in params.items()}  # whole on every process

@@ -15,7 +15,7 @@ import numpy as np
 from llm_jax.core import plugins
 from llm_jax.core.errors import ConfigError
 from llm_jax.core.model import Model
-from llm_jax.core.types import Batch, Curriculum, Extra, Knobs, Objective, Params, TrainState
+from llm_jax.core.types import START, Batch, Curriculum, Extra, Knobs, Objective, Params, TrainState
 from llm_jax.curriculum.competence import Competence
 from llm_jax.curriculum.composed import parts_of
 from llm_jax.data import difficulty, scorers
@@ -133,49 +133,66 @@ PREFIX = "reference."  # of the frozen arrays that are the reference model's
 
 @dataclasses.dataclass(frozen=True)
 class Reference:
-  """A model whose losses a weighting compares with. Its arrays lie frozen in the train state, under `PREFIX`."""
+  """A model whose losses a weighting, or an objective, compares with. Its arrays lie frozen in the train state, under
+  `PREFIX`. weights: None are those that the run starts from; copied: names of the arrays that lie there, where the
+  others are the run's own, which stay as they are."""
 
   model: Model
-  weights: Mapping[str, jax.Array]
+  weights: Mapping[str, jax.Array] | None
+  copied: frozenset[str]
 
   def params(self) -> dict[str, np.ndarray]:
-    """Copies of the arrays, which every process has whole, by their names in the train state."""
-    return {PREFIX + name: np.array(a, np.float32) for name, a in self.weights.items()}
+    """Copies of given arrays, which every process has whole, by their names in the train state."""
+    return {PREFIX + name: np.array(a, np.float32) for name, a in (self.weights or {}).items()}
 
   def apply(self, frozen: Params, *args: Any, key: Any = None, **kwargs: Any) -> Any:
-    """The reference's output, without dropout. frozen: of the train state."""
-    own = {name.removeprefix(PREFIX): a for name, a in frozen.items() if name.startswith(PREFIX)}
+    """The reference's output, without dropout. frozen: of the train state, with the run's own arrays if they are read
+    too."""
+    own = {name: frozen[PREFIX + name if name in self.copied else name] for name in self.model.shapes}
     return self.model.apply(own, *args, **kwargs)
 
 
-def reference_of(curriculum: Curriculum, objective: Objective, corpus: Corpus) -> Reference | None:
-  """The reference model of the curriculum or of the objective, if one has it.
+def reference_of(curriculum: Curriculum, objective: Objective, corpus: Corpus, model: Model,
+                 trained: Mapping[str, Any]) -> Reference | None:
+  """The reference model of the curriculum or of the objective, if one has it. model: that is trained; trained: its
+  arrays that change.
 
   Raises:
     ConfigError: as `load`; or both name one and not the same; or it does not offer what the objective needs.
   """
   named = {k: path for k, path in (("config.curriculum.reference", curriculum.reference),
-                                   ("config.objective.teacher", objective.reference)) if path is not None}
+                                   (f"config.objective.{objective.reference_knob}", objective.reference))
+           if path is not None}
   if not named:
     return None
   key, path = list(named.items())[-1]
   if len(set(named.values())) > 1:
     raise ConfigError(key, f"{path!r}, and the curriculum's reference is {curriculum.reference!r}",
                       accepted="one model for both")
-  reference = Reference(*load(corpus, path, key))
-  if missing := set(objective.needs if objective.reference else ()) - reference.model.offers:
+  if path == START:
+    return Reference(model, None, frozenset(trained))
+  found, weights = load(corpus, path, key)
+  if missing := set(objective.needs if objective.reference else ()) - found.offers:
     raise ConfigError(key, f"the model of {path} does not offer {', '.join(sorted(missing))}",
                       accepted="a model that can be trained by the same objective")
-  return reference
+  return Reference(found, weights, frozenset(found.shapes))
 
 
 def as_extras(reference: Reference | None) -> dict[str, Extra]:
-  """The reference's arrays as further arrays of the trained model; their values come with `with_reference`."""
+  """The reference's arrays as further arrays of the trained model; their values come with `with_reference`, or are
+  those of the start."""
   if reference is None:
     return {}
   zeros = lambda shape: lambda key: jnp.zeros(shape, jnp.float32)
   return {PREFIX + name: Extra(shape.shape, reference.model.logical_axes[name], zeros(shape.shape))
-          for name, shape in reference.model.shapes.items()}
+          for name, shape in reference.model.shapes.items() if name in reference.copied}
+
+
+def started(params: Params, reference: Reference | None) -> Params:
+  """The arrays of a run at its start, those of a reference that is the start among them."""
+  if reference is None or reference.weights is not None:
+    return params
+  return {**params, **{PREFIX + name: params[name] for name in reference.copied}}
 
 
 def freezing(section: Mapping[str, Any], reference: Reference | None) -> dict[str, Any]:
@@ -189,7 +206,7 @@ def freezing(section: Mapping[str, Any], reference: Reference | None) -> dict[st
 def with_reference(state: TrainState, reference: Reference | None) -> TrainState:
   """The state with a copy of the reference's weights in place (a step that donates the state must not take them along),
   laid out as the state's own arrays are, over the devices of all processes."""
-  if reference is None:
+  if reference is None or reference.weights is None:
     return state
   place = lambda name, a: jax.make_array_from_callback(a.shape, state.frozen[name].sharding, lambda part: a[part])
   return state.replace(frozen=state.frozen | {name: place(name, a) for name, a in reference.params().items()})

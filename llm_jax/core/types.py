@@ -14,6 +14,7 @@ import numpy as np
 Params = dict[str, jax.Array]  # {'blocks.attention.query.kernel': array}: flat, dotted, sorted
 Batch = dict[str, Any]  # leaves (B, ...); an episode is {'support': Batch, 'query': Batch} with leaves (T, B, ...)
 Knobs = Mapping[str, Any]  # scalars that change from step to step without a recompile
+START = "the weights that the run starts from"  # as an objective's reference: no folder, a frozen copy
 Key = jax.Array
 Metrics = dict[str, "Mean"]
 
@@ -241,7 +242,8 @@ class Objective(Protocol):
   """What is learned. Knows `apply`, never the architecture; returns losses per target, never a scalar. Inherit it.
 
   fields: batch fields that it reads; needs: what the model must offer, in the words of core/offers.py. reference: the
-  workdir or Hugging Face folder of a model that it learns from, whose arrays lie frozen beside the params; None: none.
+  workdir or Hugging Face folder of a model that it learns from or compares with, whose arrays lie frozen beside the
+  params; START: the model itself as the run starts; None: none. reference_knob: the knob that names it.
   codes_text: its loss is that of every token of the text, so that bits per byte can be said. carries: it hands the
   batch's 'carry' to the model and returns the state after it (core/carry.py). whole_batch: the loss of a row depends on
   the other rows of its batch, so that micro-batches would be another loss. remembers: it keeps arrays of its own from
@@ -251,6 +253,7 @@ class Objective(Protocol):
   fields: tuple[str, ...]
   needs: tuple[str, ...] = ()
   reference: str | None = None
+  reference_knob: str = "reference"
   codes_text: bool = False
   carries: bool = False
   whole_batch: bool = False

@@ -20,7 +20,7 @@ Split = Literal["train", "validation"]
 class Document:
   """One text. domain: the part of the mixture it belongs to; where: file:line for messages; group: documents of one
   group always fall on the same side of the split ('' = its own text); split: fixed by the source, or None; difficulty:
-  that the source gives it, or None."""
+  that the source gives it, or None; counts: False for a further text of a row that was counted."""
 
   text: str
   domain: str
@@ -28,6 +28,7 @@ class Document:
   group: str = ""
   split: Split | None = None
   difficulty: float | None = None
+  counts: bool = True
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -87,7 +88,7 @@ class Screen:
           self.duplicates += 1
           continue
         seen.add(key)
-      self.kept += 1
+      self.kept += row.counts
       yield row
     self._finish(source.description)
 

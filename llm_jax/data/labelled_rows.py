@@ -9,10 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from llm_jax.core.errors import ConfigError, DataError
 from llm_jax.core.types import Batch, Plan
 from llm_jax.data.fingerprint import digest
-from llm_jax.data.permutation import in_laps, permute
+from llm_jax.data.passes import Passes
 from llm_jax.data.token_store import Stream
 
 FIELDS = {"tokens": "(B, L) int32 input ids", "segment_ids": "(B, L) int32 1 where there is text, 0 = padding",
@@ -35,29 +34,18 @@ class LabelledSource:
     self.counts = np.array([s.documents for s in streams], np.int64)
     self.fingerprint = digest(fingerprint, self.labels, reverse)
 
+  @property
+  def _passes(self) -> Passes:
+    return Passes(int(self.counts.sum()), self.seed, "labelled", self.once)
+
   def batches(self, batch: int, length: int) -> int:
     """Steps in a pass over all texts."""
-    return -(-int(self.counts.sum()) // batch)
+    return self._passes.batches(batch)
 
   def take(self, step: int, plan: Plan, rows: slice | None = None) -> Batch:
-    """Rows `rows` (default all) of the batch of `step`.
-
-    Raises:
-      ConfigError: a plan that picks among the texts. DataError: fewer texts than rows. IndexError: past the pass.
-    """
-    if plan.admit < 1 or plan.mixture is not None or plan.window is not None:
-      raise ConfigError("config.curriculum", "labelled texts are served as they are, each once per epoch",
-                        accepted="a curriculum that leaves the data alone")
-    total = int(self.counts.sum())
-    index = step * plan.batch + np.arange(plan.batch, dtype=np.int64)[rows or slice(None)]
-    if self.once:
-      if step >= self.batches(plan.batch, plan.length):
-        raise IndexError(f"batch {step} of a pass of {self.batches(plan.batch, plan.length)}")
-      return self._rows(permute(np.minimum(index, total - 1), total, "labelled evaluation"), index < total, plan.length)
-    if total < plan.batch:
-      raise DataError(f"{total} labelled texts, fewer than one batch of {plan.batch}")
-    place, _ = in_laps(index, total, f"{self.seed}/labelled")
-    return self._rows(place, np.ones(len(place), bool), plan.length)
+    """Rows `rows` (default all) of the batch of `step`; raises as `Passes.places`."""
+    place, counts = self._passes.places(step, plan)
+    return self._rows(place[rows or slice(None)], counts[rows or slice(None)], plan.length)
 
   def _rows(self, texts: np.ndarray, counts: np.ndarray, length: int) -> Batch:
     ends = np.cumsum(self.counts)

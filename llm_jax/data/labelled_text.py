@@ -3,15 +3,13 @@
 A label is a domain of the token store, so that splitting, bad rows and caching are those of all text.
 """
 
-import csv
-import json
 import pathlib
 import sysconfig
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
-from llm_jax.core.errors import ConfigError, DataError
-from llm_jax.data import tokenizers
+from llm_jax.core.errors import DataError
+from llm_jax.data import row_files, tokenizers
 from llm_jax.data.corpus import Corpus, DataContext, Rules, prepare
 from llm_jax.data.documents import BadRow, Document, Split
 from llm_jax.data.fingerprint import digest, file_digests
@@ -73,9 +71,11 @@ class LabelledFiles:
   def __init__(self, path: str, validation_path: str | None, text_columns: Sequence[str], label_column: str,
                header: bool, cache_dir: pathlib.Path):
     self._parts: list[tuple[Split | None, pathlib.Path]] = [
-        ("train" if validation_path else None, file) for file in _files(path, "path")]
+        ("train" if validation_path else None, file)
+        for file in row_files.files(path, "config.data.path", "labelled texts")]
     if validation_path:
-      self._parts += [("validation", file) for file in _files(validation_path, "validation_path")]
+      self._parts += [("validation", file) for file in row_files.files(
+          validation_path, "config.data.validation_path", "labelled texts")]
     self._texts, self._label, self._header = tuple(text_columns), label_column, header
     self.description = f"labelled texts of {path}" + (f", held out {validation_path}" if validation_path else "")
     digests = file_digests([file for _, file in self._parts], cache_dir)
@@ -84,56 +84,13 @@ class LabelledFiles:
 
   def documents(self) -> Iterator[Document | BadRow]:
     for part, file in self._parts:
-      for where, row in READERS[file.suffix.lower()](file, self._header):
+      for where, row in row_files.read(file, self._header):
         missing = [c for c in (*self._texts, self._label) if c not in row]
         if missing:
           yield BadRow(where, f"no column {missing[0]!r}; there are {', '.join(map(repr, sorted(row)[:8]))}")
           continue
         text = " ".join(str(row[c]) for c in self._texts if row[c] is not None)
         yield Document(text, str(row[self._label]), where, split=part)
-
-
-def _files(path: str, knob: str) -> list[pathlib.Path]:
-  where = pathlib.Path(path)
-  found = [where] if where.is_file() else sorted(p for p in where.rglob("*") if p.suffix.lower() in READERS)
-  if not found or found[0].suffix.lower() not in READERS:
-    raise ConfigError(f"config.data.{knob}", f"no labelled texts at {path!r}", accepted=", ".join(READERS))
-  return found
-
-
-Rows = Iterator[tuple[str, dict[str, Any]]]  # (file:line, row); a row that cannot be read has no columns
-
-
-def _csv(file: pathlib.Path, header: bool) -> Rows:
-  with file.open(newline="", encoding="utf-8", errors="surrogateescape") as lines:
-    reader = csv.reader(lines)
-    names = next(reader, []) if header else None
-    for values in reader:
-      columns = names if names is not None else [str(i) for i in range(1, len(values) + 1)]
-      yield f"{file}:{reader.line_num}", dict(zip(columns, values))
-
-
-def _json_lines(file: pathlib.Path, header: bool) -> Rows:
-  with file.open("rb") as lines:
-    for number, line in enumerate(lines, 1):
-      try:
-        row = json.loads(line)
-      except ValueError:
-        row = None
-      yield f"{file}:{number}", row if isinstance(row, dict) else {}
-
-
-def _parquet(file: pathlib.Path, header: bool) -> Rows:
-  import pyarrow.parquet
-
-  number = 0
-  for batch in pyarrow.parquet.ParquetFile(file).iter_batches(batch_size=256):
-    for row in batch.to_pylist():
-      number += 1
-      yield f"{file}:{number}", row
-
-
-READERS = {".csv": _csv, ".jsonl": _json_lines, ".parquet": _parquet}
 
 
 class LibraryKinds:

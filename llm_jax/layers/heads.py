@@ -18,15 +18,17 @@ OFFERS: dict[str, tuple[str, ...]] = {"lm": ("causal", "prefix"), "sequence": ("
 
 
 class LastTokenHead(nnx.Module):
-  """Scores (B, C) of the rightmost token that is not padding (Hugging Face's decoder sequence classification)."""
+  """Scores (B, C) of the rightmost token that is not padding (Hugging Face's decoder sequence classification). Padding
+  is the token `pad_token`, or without one what the call says is none."""
 
   def __init__(self, rngs: nnx.Rngs, width: int, labels: int, pad_token: int | None):
     self.pad_token = pad_token
     self.score = Linear(rngs, {"embed": width}, {"labels": labels}, bias=False)
 
-  def __call__(self, hidden_BLD: jax.Array, input_ids_BL: jax.Array) -> jax.Array:
-    slots = jnp.arange(input_ids_BL.shape[1])
-    last_B = jnp.where(input_ids_BL != (-1 if self.pad_token is None else self.pad_token), slots, 0).max(-1)
+  def __call__(self, hidden_BLD: jax.Array, input_ids_BL: jax.Array, real_BL: jax.Array | None = None) -> jax.Array:
+    slots, told = jnp.arange(input_ids_BL.shape[1]), jnp.ones_like(input_ids_BL) if real_BL is None else real_BL
+    kept_BL = told > 0 if self.pad_token is None else input_ids_BL != self.pad_token
+    last_B = jnp.where(kept_BL, slots, 0).max(-1)
     return self.score(jnp.take_along_axis(hidden_BLD, last_B[:, None, None], axis=1)[:, 0])
 
 
@@ -58,10 +60,12 @@ def classifier(rngs: nnx.Rngs, head: Head, width: int, labels: int, pad_token: i
 
 
 def output(head: Head, classifier: Any, hidden_BLD: jax.Array, input_ids_BL: jax.Array,
-           unembed: Callable[[jax.Array], jax.Array], **common: Any) -> Output:
-  """The Output of a head over the final hidden states; a question's scores are 'start_logits' and 'end_logits'."""
+           unembed: Callable[[jax.Array], jax.Array], *, segments: Any = None, **common: Any) -> Output:
+  """The Output of a head over the final hidden states; a question's scores are 'start_logits' and 'end_logits'.
+  segments: (of queries, of keys) of layers/decoding.py, 0 for padding; None: all tokens are real."""
   if head == "sequence":
-    return Output(hidden_BLD, scores=classifier(hidden_BLD, input_ids_BL), **common)
+    real_BL = None if segments is None else segments[1]
+    return Output(hidden_BLD, scores=classifier(hidden_BLD, input_ids_BL, real_BL), **common)
   if head == "token":
     return Output(hidden_BLD, scores=classifier(hidden_BLD), **common)
   if head == "question":

@@ -77,7 +77,8 @@ class Decoder(nnx.Module):
     of_experts = {} if routed is None else routed.output(config.sparse_layers, config.balance_weight,
                                                          config.router_z_weight)
     return output_heads.output(config.head, self.classifier, x, input_ids, self.unembed, cache=cache,
-                               hidden_states=hidden_states, **of_experts)
+                               hidden_states=hidden_states, segments=inputs.segments if inputs.cache is None else None,
+                               **of_experts)
 
   def _layers(self, x, inputs: decoding.DecoderInputs, valid, key, collect: bool, collect_logits: bool):
     config = self.config
@@ -204,6 +205,7 @@ def build(vocab_size: int, length: int, *, variant: str = "llama3.2-1b", width: 
           rope_theta: float | None = None, experts: int | None = None, experts_per_token: int | None = None,
           expert_hidden: int | None = None, balance_weight: float | None = None, router_z_weight: float = 0.0,
           capacity: float | None = None, dropout: float = 0.0, tied: bool | None = None,
+          head: Literal["lm", "sequence"] = "lm", labels: int = 2,
           dtype: Literal["float32", "bfloat16"] = "float32", remat: str = "none", scan: bool = True,
           attention: Implementation = "auto") -> Model:
   """A decoder of the Llama family for `vocab_size` tokens and rows of `length`.
@@ -229,6 +231,8 @@ def build(vocab_size: int, length: int, *, variant: str = "llama3.2-1b", width: 
     capacity: an expert takes at most so many times the mean load of a row, the rest is dropped; None drops nothing.
     dropout: rate on embeddings, residuals and attention weights.
     tied: share the token embedding with the output head.
+    head: 'lm' scores next tokens, 'sequence' the labels of a whole text, read at its last token.
+    labels: number of labels of the head 'sequence'; a reward model has 1.
     dtype: compute type; parameters, norms, softmax and loss stay float32.
     remat: what the backward pass recomputes: none, full, dots, dots_no_batch, offload_dots, split, split_wide.
     scan: one compiled period of layers run in a loop; False unrolls.
@@ -240,6 +244,6 @@ def build(vocab_size: int, length: int, *, variant: str = "llama3.2-1b", width: 
   if rope_theta is not None:
     sizes["rope"] = dataclasses.replace(sizes.get("rope", Rope()), theta=rope_theta)
   sizes["positions"] = max(sizes["positions"], length)
-  return from_config(DecoderConfig(vocab_size=vocab_size, dropout=dropout, attention_dropout=dropout, dtype=dtype,
-                                   router_z_weight=router_z_weight, capacity=capacity, remat=remat, scan=scan,
-                                   attention=attention, **sizes))
+  return from_config(DecoderConfig(vocab_size=vocab_size, head=head, labels=labels, dropout=dropout,
+                                   attention_dropout=dropout, dtype=dtype, router_z_weight=router_z_weight,
+                                   capacity=capacity, remat=remat, scan=scan, attention=attention, **sizes))

@@ -122,7 +122,7 @@ class GPT(nnx.Module):
     if hidden_states is not None:
       hidden_states = (*hidden_states, x)
     return output_heads.output(self.config.head, self.classifier, x, input_ids, self.unembed, cache=cache,
-                               hidden_states=hidden_states)
+                               hidden_states=hidden_states, segments=inputs.segments if inputs.cache is None else None)
 
   def _layers(self, x, inputs: decoding.DecoderInputs, key, collect: bool):
     config = self.config
@@ -188,7 +188,8 @@ def from_config(config: GPTConfig) -> Model:
 def build(vocab_size: int, length: int, *, variant: str = "124m", width: int | None = None, depth: int | None = None,
           heads: int | None = None, hidden: int | None = None, positions: int | None = None, act: str | None = None,
           norms: Literal["pre", "post"] | None = None, band: int | None = None, dropout: float = 0.0,
-          tied: bool = True, dtype: Literal["float32", "bfloat16"] = "float32", remat: str = "none", scan: bool = True,
+          tied: bool = True, head: Literal["lm", "sequence"] = "lm", labels: int = 2,
+          dtype: Literal["float32", "bfloat16"] = "float32", remat: str = "none", scan: bool = True,
           attention: Implementation = "auto") -> Model:
   """A GPT for `vocab_size` tokens and rows of `length`.
 
@@ -204,6 +205,8 @@ def build(vocab_size: int, length: int, *, variant: str = "124m", width: int | N
     band: attention window of every second layer (GPT-3).
     dropout: rate on embeddings, residuals and attention weights.
     tied: share the token embedding with the output head.
+    head: 'lm' scores next tokens, 'sequence' the labels of a whole text, read at its last token.
+    labels: number of labels of the head 'sequence'; a reward model has 1.
     dtype: compute type; parameters, norms, softmax and loss stay float32.
     remat: what the backward pass recomputes: none, full, dots, dots_no_batch, offload_dots, split, split_wide.
     scan: one compiled layer run in a loop; False unrolls (slower to compile, a few percent faster to run).
@@ -213,5 +216,5 @@ def build(vocab_size: int, length: int, *, variant: str = "124m", width: int | N
                  band=band)
   sizes = with_positions(sizes, length, positions, usual=1024)
   return from_config(GPTConfig(vocab_size=vocab_size, embed_dropout=dropout, residual_dropout=dropout,
-                               attention_dropout=dropout, tied=tied, dtype=dtype, remat=remat, scan=scan,
-                               attention=attention, **sizes))
+                               attention_dropout=dropout, tied=tied, head=head, labels=labels, dtype=dtype,
+                               remat=remat, scan=scan, attention=attention, **sizes))

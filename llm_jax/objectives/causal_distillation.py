@@ -29,6 +29,7 @@ class CausalDistillation(Objective):
   temperature: float
   chunk: int | str
   reference: str | None = None
+  reference_knob: str = "teacher"
   teacher: Callable | None = None
   vocab: int | None = None
   fields: tuple[str, ...] = ("tokens", "targets", "weights")

@@ -31,6 +31,7 @@ class Distillation(Objective):
   temperature: float
   weights: tuple[float, float, float]  # masked, soft, cosine
   reference: str | None = None
+  reference_knob: str = "teacher"
   teacher: Callable | None = None
   needs: tuple[str, ...] = ("masked",)
 

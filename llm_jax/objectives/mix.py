@@ -21,6 +21,7 @@ class Mix(Objective):
   """parts: (name, weight, objective); the metrics of each begin with its name, with a number where one comes twice."""
 
   parts: tuple[tuple[str, float, Objective], ...]
+  reference_knob: str = "parts"
 
   @property
   def fields(self) -> tuple[str, ...]:  # type: ignore[override]

@@ -2,7 +2,7 @@
 
 They come from the chunked cross-entropy, so that (B, L, V) is never held. A row is read as it is: token i is scored
 from the tokens before it, so that L tokens have L - 1 log-probabilities. Which of them count is said by `parts`, one
-number per token: PADDING, PROMPT (read, not scored), COMPLETION (read and scored).
+number of core/row_parts.py per token: PADDING, PROMPT (read, not scored), COMPLETION (read and scored).
 """
 
 from collections.abc import Callable
@@ -11,10 +11,9 @@ import jax
 import jax.numpy as jnp
 
 from llm_jax.core.output import Output
+from llm_jax.core.row_parts import COMPLETION, PADDING
 from llm_jax.core.types import Key, Params
 from llm_jax.objectives.cross_entropy import token_cross_entropy
-
-PADDING, PROMPT, COMPLETION = 0, 1, 2
 
 
 def token_logprobs(apply: Callable, params: Params, tokens_BL: jax.Array, parts_BL: jax.Array, *,

@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from llm_jax.core.row_parts import COMPLETION, PROMPT
 from llm_jax.models import gpt
-from llm_jax.objectives.token_logprobs import COMPLETION, PROMPT, lengths, token_logprobs
+from llm_jax.objectives.token_logprobs import lengths, token_logprobs
 
 MODEL = gpt.build(50, 16, variant="debug", width=16, heads=2, depth=1)
 PARTS = np.array([[1, 1, 2, 2, 2, 0, 0, 0], [1, 2, 2, 2, 2, 2, 2, 2], [1, 1, 1, 1, 1, 1, 1, 2]], np.int32)

@@ -1,0 +1,73 @@
+"""Rows with named columns, from .csv, .jsonl (also .jsonl.gz) and .parquet files, each with its file and line."""
+
+import csv
+import gzip
+import json
+import pathlib
+import zlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from llm_jax.core.errors import ConfigError
+
+Rows = Iterator[tuple[str, dict[str, Any]]]  # (file:line, row); a row that cannot be read has no columns
+
+
+def _csv(file: pathlib.Path, header: bool) -> Rows:
+  with file.open(newline="", encoding="utf-8", errors="surrogateescape") as lines:
+    reader = csv.reader(lines)
+    names = next(reader, []) if header else None
+    for values in reader:
+      columns = names if names is not None else [str(i) for i in range(1, len(values) + 1)]
+      yield f"{file}:{reader.line_num}", dict(zip(columns, values))
+
+
+def _json_lines(file: pathlib.Path, header: bool) -> Rows:
+  number = 0
+  try:
+    with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as lines:
+      for number, line in enumerate(lines, 1):
+        try:
+          row = json.loads(line)
+        except ValueError:
+          row = None
+        yield f"{file}:{number}", row if isinstance(row, dict) else {}
+  except (EOFError, gzip.BadGzipFile, zlib.error):  # torn or damaged from here on
+    yield f"{file}:{number + 1}", {}
+
+
+def _parquet(file: pathlib.Path, header: bool) -> Rows:
+  import pyarrow.parquet
+
+  number = 0
+  for batch in pyarrow.parquet.ParquetFile(file).iter_batches(batch_size=256):
+    for row in batch.to_pylist():
+      number += 1
+      yield f"{file}:{number}", row
+
+
+READERS: dict[str, Callable[[pathlib.Path, bool], Rows]] = {
+    ".csv": _csv, ".jsonl": _json_lines, ".jsonl.gz": _json_lines, ".parquet": _parquet}
+
+
+def read(file: pathlib.Path, header: bool = True) -> Rows:
+  """The rows of a file. header: the first line of a .csv names its columns; False: they are '1', '2', ..."""
+  return READERS[_kind(file)](file, header)
+
+
+def files(path: str, key: str, what: str) -> list[pathlib.Path]:
+  """The file, or those below a folder.
+
+  Raises:
+    ConfigError: there is none. key: of the config that gives the path; what: is missing then.
+  """
+  where = pathlib.Path(path)
+  found = [where] if where.is_file() else sorted(p for p in where.rglob("*") if _kind(p) in READERS)
+  if not found or _kind(found[0]) not in READERS:
+    raise ConfigError(key, f"no {what} at {path!r}", accepted=", ".join(READERS))
+  return found
+
+
+def _kind(file: pathlib.Path) -> str:
+  name = file.name.lower()
+  return next((kind for kind in READERS if name.endswith(kind)), "")
