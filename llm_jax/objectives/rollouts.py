@@ -17,9 +17,10 @@ import jax.numpy as jnp
 
 from llm_jax.core.errors import ConfigError
 from llm_jax.core.output import Output
+from llm_jax.core.row_parts import COMPLETION, PADDING, PROMPT
 from llm_jax.core.types import Batch, Key, Losses, Mean, Metrics, Params, Reward, Sampler, Vocabulary
 from llm_jax.objectives.text_rows import row_keys
-from llm_jax.objectives.token_logprobs import COMPLETION, PADDING, PROMPT, scored, token_logprobs
+from llm_jax.objectives.token_logprobs import scored, token_logprobs
 
 Rollout = dict[str, Any]
 """tokens, parts (B, G, L) int32 as in token_logprobs.py; rewards (B, G); left (B,): steps that they will still serve;

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from llm_jax.core.errors import ConfigError
+from llm_jax.core.row_parts import COMPLETION
 from llm_jax.inference.generate import Generator
 from llm_jax.objectives import rewards
-from llm_jax.objectives.token_logprobs import COMPLETION
 from llm_jax.training.checkpoint import Checkpoints
 
 MODEL = dict(name="gpt", variant="debug", width=16, depth=1, heads=2, positions=16)
