@@ -27,7 +27,7 @@ METHODS = {
     "kto": (dict(name="kto", beta=0.1), 5e-7, 128),
     "reward": (dict(name="reward"), 1e-5, 64),
 }
-ARGUMENTS = (*METHODS, "debug")
+ARGUMENTS = ("dpo", "ipo", "orpo", "cpo", "simpo", "kto", "reward", "debug")
 
 
 def get_config(arg: str = "dpo") -> ConfigDict:
