@@ -11,8 +11,8 @@ in another order. The reference of dpo, ipo and kto is the model as the run star
 --init_from, or name another with --config.objective.reference. Rate, batch and beta of `dpo` are those of Rafailov et
 al. 2023, appendix B, with AdamW for RMSprop; those of the others are of that order and are worth a sweep.
 
-`debug` trains a small GPT from nothing: its reference is as it was drawn, so that all that its log-ratios say was
-learned from the pairs.
+`debug` and `debug-METHOD` train a small GPT from nothing: its reference is as it was drawn, so that all that its
+log-ratios say was learned from the pairs.
 """
 
 from ml_collections import ConfigDict
@@ -27,29 +27,33 @@ METHODS = {
     "kto": (dict(name="kto", beta=0.1), 5e-7, 128),
     "reward": (dict(name="reward"), 1e-5, 64),
 }
-ARGUMENTS = ("dpo", "ipo", "orpo", "cpo", "simpo", "kto", "reward", "debug")
+ARGUMENTS = ("dpo", "ipo", "orpo", "cpo", "simpo", "kto", "reward", "debug-ipo", "debug-orpo", "debug-cpo",
+             "debug-simpo", "debug-kto", "debug-reward", "debug")
 
 
 def get_config(arg: str = "dpo") -> ConfigDict:
-  """arg: dpo, ipo, orpo, cpo, simpo, kto, reward, or debug."""
-  objective, peak, batch = METHODS["dpo" if arg == "debug" else arg]
+  """arg: dpo, ipo, orpo, cpo, simpo, kto or reward; debug (of dpo), debug-ipo, debug-orpo, debug-cpo, debug-simpo,
+  debug-kto or debug-reward."""
+  size, _, method = arg.rpartition("-")
+  small, method = "debug" in (size, method), "dpo" if method == "debug" else method
+  objective, peak, batch = METHODS[method]
   c = ConfigDict()
   c.model = dict(name="gpt", variant="124m")
   c.objective = dict(objective)
-  c.data = dict(name="preferences", form="unpaired" if arg == "kto" else "pairs")
+  c.data = dict(name="preferences", form="unpaired" if method == "kto" else "pairs")
   c.optimizer = dict(name="adamw", peak=peak, warmup=150, decay="linear", weight_decay=0.0)
   c.train = dict(steps=2500, batch_size=batch, length=512)
   c.evaluation = dict(every=250)
   c.checkpoint = dict(every=500, best="eval/loss")
-  if arg == "reward":
-    c.model = dict(name="gpt", variant="124m", head="sequence", labels=1)
-  if arg == "debug":
+  if small:
     c.model = dict(name="gpt", variant="debug")
-    c.data = dict(name="preferences", tokenizer=dict(name="sentencepiece", vocab_size=2048))
+    c.data.tokenizer = dict(name="sentencepiece", vocab_size=2048)
     c.optimizer = dict(name="adamw", peak=2e-3, warmup=20, decay="linear", weight_decay=0.1)
     c.train = dict(steps=200, batch_size=16, length=128)
     c.evaluation = dict(every=100, batches=16)
     c.checkpoint = dict(every=100)
+  if method == "reward":
+    c.model.update(head="sequence", labels=1)
   return c
 
 

@@ -1,6 +1,7 @@
 """Preferences: rows of every form, the prompt taken out of both completions, bad rows named, batches as a function of
 the step."""
 
+import gzip
 import json
 
 import numpy as np
@@ -104,6 +105,17 @@ def test_bad_rows_are_named_by_file_and_line(tmp_path):
   assert corpus.train.total + corpus.evals["validation"].total == len(PAIRS)
   with pytest.raises(ConfigError, match=r"config\.data\.path"):
     build(tmp_path, path=str(tmp_path / "none"))
+
+
+def test_a_zipped_file_is_read_and_a_torn_one_is_named(tmp_path):
+  whole = gzip.compress("\n".join(map(json.dumps, PAIRS)).encode(), mtime=0)
+  path = tmp_path / "pairs.jsonl.gz"
+  path.write_bytes(whole)
+  corpus = build(tmp_path, path=str(path))
+  assert corpus.train.total + corpus.evals["validation"].total == len(PAIRS)
+  path.write_bytes(whole[:len(whole) // 2])
+  with pytest.raises(DataError, match=r"pairs\.jsonl\.gz:\d+"):
+    build(tmp_path, path=str(path), on_bad_data="fail")
 
 
 def test_judged_completions_come_with_their_label_and_another_rows_completion(tmp_path):

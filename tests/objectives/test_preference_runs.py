@@ -1,12 +1,15 @@
 """Preferences in whole runs: the reference is the model as the run starts, a mesh changes nothing, and what is learned
 tells held-out pairs apart."""
 
+import json
+
 import jax
 import numpy as np
 import pytest
 
-from llm_jax import experiment
-from llm_jax.core.errors import ConfigError
+from llm_jax import experiment, pretrained
+from llm_jax.core.errors import CheckpointError, ConfigError
+from llm_jax.models import gpt
 from llm_jax.scoring import PREFIX
 from llm_jax.training import metrics
 from llm_jax.training.session import Session
@@ -94,13 +97,19 @@ def test_one_device_and_a_mesh_have_the_same_losses(name, monkeypatch):
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_held_out_pairs_are_told_apart(name, tmp_path):
   made = config(name, train=dict(steps=80, batch_size=16, length=64), evaluation=dict(every=40, batches=8))
-  Session(experiment.build(made), tmp_path, lambda state: [], lambda length: 0.0).train()
-  measured = [row["eval/rewards_accuracies"] for row in metrics.rows(tmp_path) if "eval/rewards_accuracies" in row]
+  if name == "reward":  # which has no log-probabilities to start from: completions that differ more
+    answers = [(f" as {i * 7919 % 1009} bees agree", f" as {i * 4957 % 1009} cows oppose") for i in range(300)]
+    rows = [json.dumps(dict(prompt=f"number {i}", chosen=a, rejected=b)) for i, (a, b) in enumerate(answers)]
+    (tmp_path / "pairs.jsonl").write_text("\n".join(rows))
+    made["data"] |= dict(path=str(tmp_path / "pairs.jsonl"))
+  Session(experiment.build(made), tmp_path / name, lambda state: [], lambda length: 0.0).train()
+  measured = [row["eval/rewards_accuracies"] for row in metrics.rows(tmp_path / name)
+              if "eval/rewards_accuracies" in row]
   assert measured[-1] > 0.75, measured
 
 
 @pytest.mark.slow
-def test_a_reference_of_another_run_is_used(tmp_path):
+def test_another_run_is_a_reference_and_the_start_of_a_reward_model(tmp_path):
   first = config("orpo", train=dict(steps=2, batch_size=8, length=64))
   Session(experiment.build(first), tmp_path, lambda state: [], lambda length: 0.0).train()
   run = experiment.build(config("dpo", objective=dict(reference=str(tmp_path))))
@@ -108,3 +117,11 @@ def test_a_reference_of_another_run_is_used(tmp_path):
   assert abs(rows[0]["loss"] - np.log(2)) > 1e-3
   with pytest.raises(ConfigError, match=r"config\.objective\.reference: no such folder"):
     experiment.build(config("dpo", objective=dict(reference="/none")))
+  scored = experiment.build(config("reward"))
+  body = pretrained.initial(str(tmp_path), scored.base)
+  assert scored.model.shapes.keys() - body.keys() == {"classifier.score.kernel"}
+  _, rows = steps(scored, scored.state_from(body), 1)
+  assert np.isfinite(rows[0]["loss"])
+  other = gpt.build(258, 64, variant="debug", width=32, heads=2, depth=1, norms="post", head="sequence", labels=1)
+  with pytest.raises(CheckpointError, match="final_norm"):
+    pretrained.initial(str(tmp_path), other)
