@@ -67,7 +67,7 @@ def test_an_argument_that_it_does_not_know_is_refused(name):
 @pytest.mark.parametrize("name", [n for n in FILES if "ARGUMENTS" in (ROOT / "configs" / f"{n}.py").read_text("utf-8")])
 def test_the_arguments_of_its_docstring_load_and_one_that_is_nearly_right_is_told(name):
   source = (ROOT / "configs" / f"{name}.py").read_text("utf-8")
-  listed = ast.literal_eval(re.search(r"^ARGUMENTS = (\(.*?\))$", source, re.MULTILINE).group(1))
+  listed = ast.literal_eval(re.search(r"^ARGUMENTS = (\(.*?\))$", source, re.MULTILINE | re.DOTALL).group(1))
   said = re.search(r'"""arg: (.*?)"""', source, re.DOTALL).group(1)
   for argument in listed:
     assert argument in said and configs.resolve(load(name, argument), experiment.SCHEMA)
