@@ -29,18 +29,17 @@ DTYPES = ("float32", "bfloat16", "float16")
 
 def load(folder: str | os.PathLike, *, dtype: str = "float32", head: str | None = None, labels: int | None = None,
          key: Key | None = None, place: Callable[[str, np.ndarray], jax.Array] | None = None,
-         base: str | os.PathLike | None = None, **settings: Any) -> tuple[Model, Params, HubTokenizer | None]:
+         **settings: Any) -> tuple[Model, Params, HubTokenizer | None]:
   """Model, parameters (float32) and tokenizer of a folder; the tokenizer is None where there is no tokenizer.json.
 
   Args:
-    folder: config.json and model.safetensors, or shards with their index; or an adapter of `peft`, see adapters.py.
+    folder: config.json and model.safetensors, or shards with their index.
     dtype: compute type of the model.
     head: another head than config.json's: 'lm', 'sequence', 'token', 'question', 'none' ...; what the folder lacks of
       it is drawn from `key`, and what it has of other heads is left behind.
     labels: number of labels of that head.
     key: random key for a new head; jax.random.key(0) when not given.
     place: (name, array) -> jax.Array, to put each parameter where it belongs, e.g. with a sharding.
-    base: of an adapter: the folder of its base model, where it is not where the adapter says.
     settings: other fields of the architecture's config that change no parameter: remat, scan, attention.
 
   Raises:
@@ -48,10 +47,6 @@ def load(folder: str | os.PathLike, *, dtype: str = "float32", head: str | None 
     CheckpointError: no safetensors, damaged files, or tensors that are not the architecture's; names them.
   """
   folder = pathlib.Path(folder)
-  from llm_jax.hub import adapters  # which reads the base with this function
-
-  if adapters.is_adapter(folder):
-    return adapters.load(folder, base, dtype=dtype, head=head, labels=labels, key=key, place=place, **settings)
   family, config = read_config(folder / "config.json")
   config = _changed(config, dict(dtype=dtype) | ({} if head is None else dict(head=head))
                     | ({} if labels is None else dict(labels=labels)) | settings)

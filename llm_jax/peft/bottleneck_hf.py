@@ -14,7 +14,7 @@ from llm_jax.core.errors import CheckpointError, ConfigError
 from llm_jax.peft import bottleneck
 from llm_jax.peft.adapted import Arrays, Method
 from llm_jax.peft.base_names import FILE, Base, Tensors, check_config, exactly
-from llm_jax.peft.lora_hf import put
+from llm_jax.peft.folder_tensors import put
 
 PEFT_TYPES = ("houlsby", "pfeiffer")  # what `kind` says
 METHODS = ("bottleneck",)

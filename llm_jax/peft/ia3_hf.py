@@ -11,7 +11,7 @@ from llm_jax.core.errors import CheckpointError, ConfigError
 from llm_jax.peft import ia3
 from llm_jax.peft.adapted import Arrays, Method
 from llm_jax.peft.base_names import PREFIX, Base, Tensors, check_config, exactly
-from llm_jax.peft.lora_hf import by_module, exactly_train, put, saved_modules
+from llm_jax.peft.folder_tensors import by_module, exactly_train, put, saved_modules
 
 PEFT_TYPES = ("IA3",)
 METHODS = ("ia3",)

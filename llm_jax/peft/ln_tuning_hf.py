@@ -11,7 +11,7 @@ from llm_jax.core.names import select
 from llm_jax.peft import ln_tuning
 from llm_jax.peft.adapted import Arrays, Method
 from llm_jax.peft.base_names import PREFIX, Base, Tensors, check_config
-from llm_jax.peft.lora_hf import exactly_train
+from llm_jax.peft.folder_tensors import exactly_train
 
 PEFT_TYPES = ("LN_TUNING",)
 METHODS = ("ln_tuning",)

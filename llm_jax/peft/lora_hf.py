@@ -12,10 +12,10 @@ import jax
 import numpy as np
 
 from llm_jax.core.errors import CheckpointError, ConfigError
-from llm_jax.core.names import select
 from llm_jax.peft import dora, lora
 from llm_jax.peft.adapted import Arrays, Method
-from llm_jax.peft.base_names import FILE, PREFIX, Base, Slot, Tensors, check_config, exactly, placed
+from llm_jax.peft.base_names import FILE, PREFIX, Base, Slot, Tensors, check_config, exactly
+from llm_jax.peft.folder_tensors import by_module, exactly_train, put, saved_modules
 
 PEFT_TYPES = ("LORA",)
 METHODS = ("lora", "dora")
@@ -64,29 +64,6 @@ def read(config: Mapping[str, Any], tensors: Tensors, base: Base) -> tuple[Metho
   return method, _scales(adapted, method) | arrays | base.replaced(others)
 
 
-def by_module(tensors: Tensors, leaves: tuple[str, ...]) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
-  """({module: {leaf: tensor}}, the others by bare name).
-
-  Raises:
-    CheckpointError: a module lacks one of its leaves, or there is none at all.
-  """
-  modules: dict[str, dict[str, Any]] = {}
-  others = {}
-  for name, tensor in tensors.items():
-    bare = name.removeprefix(PREFIX)
-    leaf = next((leaf for leaf in leaves if bare.endswith(leaf)), None)
-    if leaf is None:
-      others[bare] = tensor
-    else:
-      modules.setdefault(bare.removesuffix(leaf), {})[leaf] = tensor
-  for module, found in modules.items():
-    if len(found) != len(leaves):
-      raise CheckpointError(f"the adapter holds {module}{next(iter(found))} without {set(leaves) - set(found)}")
-  if not modules:
-    raise CheckpointError(f"the adapter holds no tensor that ends in {leaves[0]}")
-  return modules, others
-
-
 def check_shapes(module: str, slot: Slot, a: Any, b: Any) -> None:
   """Raises:
     CheckpointError: A and B are not (rank, in) and (out, rank) of the module.
@@ -94,12 +71,6 @@ def check_shapes(module: str, slot: Slot, a: Any, b: Any) -> None:
   if a.ndim != 2 or a.shape[1] != slot.rows or b.shape != (sum(slot.columns), a.shape[0]):
     raise CheckpointError(f"adapter of {module}: A {a.shape} and B {b.shape} do not fit a map of {slot.rows} inputs "
                           f"and {sum(slot.columns)} outputs")
-
-
-def exactly_train(base: Base, others: Tensors) -> str | None:
-  """The pattern of our arrays that saved modules replace."""
-  names = {ours for name in others if name in base.tensors for ours in base.tensors[name][0]}
-  return exactly(names) if names else None
 
 
 def patterns(base: Base, stems: set[str], ranks: dict, alphas: dict, rank: int, alpha: float) -> dict[str, dict | None]:
@@ -112,13 +83,6 @@ def patterns(base: Base, stems: set[str], ranks: dict, alphas: dict, rank: int, 
 def _pattern(given: Mapping[str, Any] | None, module: str, otherwise: float) -> float:
   """The value of the first pattern that takes the end of a module's name, as peft reads them."""
   return next((v for p, v in (given or {}).items() if re.match(rf"(.*\.)?({p})$", module)), otherwise)
-
-
-def put(arrays: dict[str, Any], adapted: Any, name: str, index: tuple, part: Any) -> None:
-  """arrays[name][index] = part; zeros where nothing was put yet."""
-  if name not in arrays:
-    arrays[name] = np.zeros(adapted.shapes[name].shape, np.float32)
-  arrays[name] = placed(arrays[name], index, part)
 
 
 def _scales(adapted: Any, method: Method) -> dict[str, Any]:
@@ -154,22 +118,6 @@ def write(method: Method, base: Base, params: Arrays) -> tuple[dict[str, Any], d
       rank_pattern=differing(ranks, knobs["rank"]), alpha_pattern=differing(alphas, knobs["alpha"]),
       fan_in_fan_out=any(base.slots[m].conv1d for m in ranks), target_modules=base.endings(ranks),
       modules_to_save=list(saved) or None), tensors
-
-
-def saved_modules(method: Method, base: Base, params: Arrays, adapted: set[str]) -> dict[str, dict[str, np.ndarray]]:
-  """{module: its tensors by bare name} of the further parameters that are trained.
-
-  Raises:
-    ConfigError: one of them belongs to an adapted module, which peft cannot say.
-  """
-  train = method.knobs.get("train")
-  if train is None:
-    return {}
-  saved = base.modules_of(select(base.model.shapes, train, "config.peft.train"), params)
-  if both := adapted & saved.keys():
-    raise ConfigError("config.peft.train", f"takes parameters of {min(both)}, which has an adapter too",
-                      accepted="modules without one, or the merged model in a folder of its own")
-  return saved
 
 
 def _product(slot: Slot, params: Arrays, sizes: lora.Sizes) -> tuple[np.ndarray, np.ndarray, float] | None:

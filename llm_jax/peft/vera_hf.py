@@ -14,7 +14,7 @@ from llm_jax.core.errors import CheckpointError, ConfigError
 from llm_jax.peft import vera
 from llm_jax.peft.adapted import Arrays, Method
 from llm_jax.peft.base_names import PREFIX, Base, Slot, Tensors, check_config, exactly
-from llm_jax.peft.lora_hf import by_module, exactly_train, put, saved_modules
+from llm_jax.peft.folder_tensors import by_module, exactly_train, put, saved_modules
 
 PEFT_TYPES = ("VERA",)
 METHODS = ("vera",)

@@ -13,13 +13,12 @@ from collections.abc import Iterator
 import jax
 import jax.numpy as jnp
 import numpy as np
+import recorded
 from losses import LOSSES, cross_entropy
 from safetensors.numpy import load_file
 
 from llm_jax import hub
 from llm_jax.hub import adapters
-
-ATOL, RTOL = 1e-4, 2e-5
 
 
 class Adapter:
@@ -30,9 +29,7 @@ class Adapter:
     self.kind, self.config = adapters.kind_of(folder)
     self.format = adapters.format_of(self.kind)
     self.meta = json.loads((folder / "meta.json").read_text())
-    with np.load(folder / "reference.npz") as arrays:
-      part = lambda prefix: {k[len(prefix):]: arrays[k] for k in arrays.files if k.startswith(prefix)}
-      self.inputs, self.expected = part("in."), part("out.")
+    self.inputs, self.expected = recorded.parts(folder / "reference.npz", "in.", "out.")
     self.tensors = {n: jnp.asarray(a) for n, a in load_file(folder / adapters.TENSORS).items()}
     self.base_folder = folder / self.config["base_model_name_or_path"]
     self.base_config = json.loads((self.base_folder / "config.json").read_text())
@@ -55,15 +52,11 @@ class Adapter:
 
   def error(self, name: str, got: np.ndarray, want: np.ndarray) -> float:
     """The largest error at a valid position, in units of the tolerance."""
-    got, want = np.asarray(got, np.float64), np.asarray(want, np.float64)
-    if got.shape != want.shape or not np.isfinite(got).all():
-      return np.inf
-    if got.ndim == 3:
-      mask = self.inputs["attention_mask"] > 0
-      front = np.ones((mask.shape[0], got.shape[1] - mask.shape[1]), bool)
-      there = np.concatenate([front, mask], 1)
-      got, want = got[there], want[there]
-    return float((np.abs(got - want) / (ATOL + RTOL * np.abs(want))).max())
+    if want.ndim != 3:
+      return recorded.error(got, want)
+    mask = self.inputs["attention_mask"] > 0
+    front = np.ones((mask.shape[0], want.shape[1] - mask.shape[1]), bool)
+    return recorded.error(got, want, np.concatenate([front, mask], 1))
 
 
 def check_adapter(folder: pathlib.Path, keep: pathlib.Path | None = None) -> tuple[list[str], float | None]:

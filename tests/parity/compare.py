@@ -10,7 +10,6 @@ tensors equal the loaded ones by name. Prints a row per case; exits 1 if any fai
 import argparse
 import dataclasses
 import json
-import math
 import pathlib
 import re
 import sys
@@ -23,6 +22,7 @@ import jax
 import jax.numpy as jnp
 import networks
 import numpy as np
+import recorded
 from continuations import generation
 from losses import LOSSES, shifted
 from other_formats import translated
@@ -40,7 +40,6 @@ from llm_jax.core.errors import LlmJaxError
 from llm_jax.hub import folder as hub_folder
 from llm_jax.hub import tensor_names
 
-ATOL, RTOL = 1e-4, 2e-5
 # Networks that transformers does not have, by their class: called with the recorded inputs, answering by their names.
 OTHERS = {"RNNLM": networks.recurrent, "BiRNN": networks.recurrent,
           "ZhangCharCNN": networks.characters, "KimCharLM": networks.characters}
@@ -57,9 +56,8 @@ class Case:
   def __init__(self, folder: pathlib.Path):
     self.folder, self.name = folder, folder.name
     self.meta = json.loads((folder / "meta.json").read_text()) if (folder / "meta.json").is_file() else {}
-    with np.load(folder / self.meta.get("reference", "reference.npz")) as arrays:
-      part = lambda prefix: {k[len(prefix):]: arrays[k] for k in arrays.files if k.startswith(prefix)}
-      self.inputs, self.expected, self.valid = part("in."), part("out."), part("valid.")
+    file = folder / self.meta.get("reference", "reference.npz")
+    self.inputs, self.expected, self.valid = recorded.parts(file, "in.", "out.", "valid.")
     real = {k: self.inputs["attention_mask"].reshape(-1) > 0 for k in self.expected if k.startswith("router_logits")}
     self.valid |= real
     if not self.valid and "attention_mask" in self.inputs:  # a case that says no more than its mask
@@ -73,9 +71,7 @@ class Case:
 
   def error(self, name: str, got: np.ndarray) -> float:
     """The largest error of an output at a valid position, in units of the tolerance; inf if it is not finite."""
-    there = self.valid.get(name, ...)
-    a, b = (np.asarray(x, np.float64)[there] for x in (got, self.expected[name]))
-    return float((np.abs(a - b) / (ATOL + RTOL * np.abs(b))).max()) if np.isfinite(a).all() else math.inf
+    return recorded.error(got, self.expected[name], self.valid.get(name, ...))
 
 
 def differences(case: Case, got: dict[str, np.ndarray]) -> Iterator[str]:

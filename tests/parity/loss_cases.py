@@ -16,9 +16,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
+from recorded import error, parts
 
-ATOL, RTOL = 1e-4, 2e-5
 Rule = Callable[[Mapping[str, jax.Array], Mapping[str, Any]], Mapping[str, jax.Array]]
 
 
@@ -30,10 +29,7 @@ def names(folder: pathlib.Path) -> list[str]:
 def check_loss(folder: pathlib.Path, name: str) -> tuple[list[str], float | None]:
   """(what is wrong, largest error in units of the tolerance) of one case."""
   settings = json.loads((folder / "losses.json").read_text())[name]["params"]
-  with np.load(folder / "losses.npz") as arrays:
-    part = lambda kind: {k.removeprefix(f"{name}.{kind}."): arrays[k] for k in arrays.files
-                         if k.startswith(f"{name}.{kind}.")}
-    inputs, outputs, grads = part("in"), part("out"), part("grad")
+  inputs, outputs, grads = parts(folder / "losses.npz", *(f"{name}.{kind}." for kind in ("in", "out", "grad")))
   rule = rule_of(name)
   if rule is None:
     return ["no function here computes this loss"], None
@@ -47,14 +43,6 @@ def check_loss(folder: pathlib.Path, name: str) -> tuple[list[str], float | None
   errors = {k: error(got, want) for k, (got, want) in pairs.items()}
   return ([f"{k}: " + ("not produced, or of another shape" if math.isinf(e) else f"off by {e:.3g} times the tolerance")
            for k, e in errors.items() if e > 1], max(errors.values()))
-
-
-def error(got: jax.Array | None, want: np.ndarray) -> float:
-  """The largest error in units of the tolerance; inf for another shape or what is not finite."""
-  if got is None or np.shape(got) != want.shape or not np.isfinite(np.asarray(got, np.float64)).all():
-    return math.inf
-  a, b = np.asarray(got, np.float64), np.asarray(want, np.float64)
-  return float((np.abs(a - b) / (ATOL + RTOL * np.abs(b))).max(initial=0.0))
 
 
 def rule_of(name: str) -> Rule | None:
