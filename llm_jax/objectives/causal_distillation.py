@@ -15,7 +15,7 @@ import jax
 from llm_jax.core.errors import ConfigError
 from llm_jax.core.output import Output
 from llm_jax.core.types import Batch, Key, Knobs, Losses, Objective, Params, Vocabulary
-from llm_jax.objectives.cross_entropy import in_chunks, means, of_logits
+from llm_jax.objectives.cross_entropy import in_chunks, means, of_logits, wide
 from llm_jax.objectives.divergence import check, divergence
 from llm_jax.objectives.text_rows import documents
 
@@ -56,7 +56,7 @@ class CausalDistillation(Objective):
       logits = scores(hidden)
       soft = divergence(logits, wanted(taught), beta=self.beta, temperature=self.temperature, vocab=self.vocab)
       return soft, of_logits(logits, targets)[0]
-    soft_BL, hard_BL = in_chunks(both, scores, output.hidden, taught.hidden, targets_BL, chunk=self.chunk)
+    soft_BL, hard_BL = in_chunks(both, wide(scores), output.hidden, taught.hidden, targets_BL, chunk=self.chunk)
     soft_BL = self.temperature**2 * soft_BL
     values = self.alpha * soft_BL + (1.0 - self.alpha) * hard_BL
     told = means({"soft_loss": soft_BL, "hard_loss": hard_BL}, weights_BL)

@@ -71,6 +71,11 @@ def in_chunks(function: Callable, unembed: Callable[[jax.Array], jax.Array], hid
   return jax.tree.map(unfold, parts)
 
 
+def wide(unembed: Callable[[jax.Array], jax.Array]) -> Callable[[jax.Array], jax.Array]:
+  """The same scores in float32: what chunks are reckoned by where a loss holds float32 arrays of (..., V)."""
+  return lambda hidden: unembed(hidden).astype(jnp.float32)
+
+
 def means(extras: Mapping[str, jax.Array], weights: jax.Array) -> Metrics:
   """Each extra as a mean over the weights, of which nothing is differentiated."""
   return {n: Mean(jax.lax.stop_gradient((v * weights).sum()), weights.sum()) for n, v in extras.items()}

@@ -17,7 +17,7 @@ from llm_jax.core.output import Output
 from llm_jax.core.types import Batch, Key, Knobs, Losses, Objective, Params, Vocabulary
 from llm_jax.objectives import masked_lm
 from llm_jax.objectives.combined import Part, combine
-from llm_jax.objectives.cross_entropy import in_chunks
+from llm_jax.objectives.cross_entropy import in_chunks, wide
 from llm_jax.objectives.divergence import divergence
 from llm_jax.objectives.masking import Unit, mask
 from llm_jax.objectives.text_rows import documents, real_tokens, two_keys
@@ -72,7 +72,7 @@ def soft_losses(student: Output, teacher: Output, vocab: int, temperature: float
   scores, wanted = student.unembed, teacher.unembed
   def soft(hidden: jax.Array, taught: jax.Array) -> jax.Array:
     return temperature**2 * divergence(scores(hidden), wanted(taught), temperature=temperature, vocab=vocab)
-  found: jax.Array = in_chunks(soft, scores, student.hidden, teacher.hidden, chunk=chunk)
+  found: jax.Array = in_chunks(soft, wide(scores), student.hidden, teacher.hidden, chunk=chunk)
   return found
 
 

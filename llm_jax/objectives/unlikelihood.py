@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from llm_jax.core.errors import ConfigError
 from llm_jax.core.output import Output
 from llm_jax.core.types import Batch, Key, Knobs, Losses, Objective, Params
-from llm_jax.objectives.cross_entropy import in_chunks, means, of_logits
+from llm_jax.objectives.cross_entropy import in_chunks, means, of_logits, wide
 from llm_jax.objectives.text_rows import documents
 
 NOTHING = -1  # in a context: no token
@@ -64,10 +64,10 @@ def token_unlikelihood(output: Output, targets_BL: jax.Array, context_BL: jax.Ar
     ids = jax.lax.broadcasted_iota(targets.dtype, logits.shape, logits.ndim - 1)
     logp = jax.nn.log_softmax(logits.astype(jnp.float32))
     against = jnp.where(seen & (ids != targets[..., None]), -_log_of_rest(logp), 0.0).sum(-1)
-    repeats = jnp.take_along_axis(seen, logits.argmax(-1)[..., None], -1)[..., 0].astype(jnp.float32)
+    repeats = (seen & (ids == logits.argmax(-1)[..., None])).any(-1).astype(jnp.float32)
     return {"nll": of_logits(logits, targets)[0], "unlikelihood": against, "repeats": repeats}
-  found: dict[str, jax.Array] = in_chunks(losses, scores, output.hidden, targets_BL, context_BL, place_BL, start_BL,
-                                          chunk=chunk)
+  found: dict[str, jax.Array] = in_chunks(losses, wide(scores), output.hidden, targets_BL, context_BL, place_BL,
+                                          start_BL, chunk=chunk)
   return found
 
 
