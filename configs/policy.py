@@ -31,8 +31,8 @@ def get_config(arg: str = "grpo") -> ConfigDict:
     c.model = dict(name="gpt", variant="debug", width=64, depth=2, heads=4, positions=16)
     c.data = dict(name="problems", task="copy", digits=2)
     c.objective = dict(name="grpo", reward=dict(name="exact", partial=0.5), group=8)
-    c.optimizer.peak = 1e-3
-    c.train = dict(steps=300, batch_size=32, length=12)
+    c.optimizer.peak = 2e-3
+    c.train = dict(steps=400, batch_size=32, length=12)
     c.evaluation = dict(every=100, batches=4)
     c.checkpoint = dict(every=100)
   return c

@@ -103,6 +103,8 @@ def build(config: Mapping[str, Any], *, devices: Sequence[Any] | None = None, vo
   corpus = scoring.equip(corpus, curriculum, train.seed, context.cache_dir)
   vocab_size = corpus.vocab_size if vocab_size is None else vocab_size
   model = make_model(vocab_size, train.length)
+  model = model.with_extras(objective.extras(model))
+  launch_checks.check_beside(model, trains["freeze"])
   learner = make_learner(model)
   launch_checks.check_tasks(learner, resolved["meta_learning"]["name"], rules)
   launch_checks.check_classes(corpus, model, objective)

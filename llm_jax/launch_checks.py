@@ -14,6 +14,7 @@ from llm_jax.core.model import Model
 from llm_jax.core.offers import OFFERS
 from llm_jax.core.types import Curriculum, Learner, Objective
 from llm_jax.data.corpus import Corpus
+from llm_jax.optimizers import masks
 from llm_jax.parallel import pipeline
 from llm_jax.parallel.rules import ShardingRules
 from llm_jax.run import Run
@@ -71,6 +72,14 @@ def check_memory(objective: Objective, curriculum: Curriculum, learner: Learner)
   if objective.remembers and (len(curriculum.shapes()) > 1 or learner.episodes):
     raise ConfigError("config.objective.updates", "several steps on the same rollouts need one batch and length for "
                       "all steps, and no episodes", accepted="1")
+
+
+def check_beside(model: Model, freeze: Iterable[str] | str) -> None:
+  """Raises ConfigError if what an objective trains beside the model would be frozen with it."""
+  frozen = masks.split(model.shapes, freeze)[1] if model.extras else {}
+  if held := sorted(frozen.keys() & model.extras.keys()):
+    raise ConfigError("config.peft", f"freezes {', '.join(held)}, which config.objective trains",
+                      accepted="None, or an objective that trains the model's own parameters alone")
 
 
 def check_classes(corpus: Corpus, model: Model, objective: Objective) -> None:

@@ -19,7 +19,8 @@ from llm_jax.core.names import difference
 from llm_jax.core.offers import offered
 from llm_jax.core.types import Extra, Key, Params
 
-EXTRA = ("meta.", "reference.")  # beginnings of names of arrays that no network reads, see `Model.with_extras`
+# Beginnings of names of arrays that no network reads, see `Model.with_extras`.
+EXTRA = ("meta.", "reference.", "critic.")
 
 
 class ParameterNamesError(KeyError):

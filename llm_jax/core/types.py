@@ -276,6 +276,10 @@ class Objective(Protocol):
     """The same objective when it can have the trained model write completions."""
     return self
 
+  def extras(self, model: Any) -> Mapping[str, Extra]:
+    """What it trains beside a model (core/model.py): see `Model.with_extras`."""
+    return {}
+
   def memory(self, batch: Batch) -> dict[str, Any]:
     """What it remembers before the first step, rows first: it comes in batch['carry'] and goes back in `Losses.carry`.
     batch: arrays or their shapes."""

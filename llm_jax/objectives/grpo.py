@@ -8,7 +8,7 @@ from typing import Literal
 from llm_jax.core.errors import ConfigError
 from llm_jax.objectives import advantages, rewards, rollouts
 from llm_jax.objectives.advantages import Scale
-from llm_jax.objectives.policy_gradient import PolicyGradient
+from llm_jax.objectives.policy_gradient import Compared, PolicyGradient
 from llm_jax.objectives.policy_loss import Bounds, Kind
 from llm_jax.objectives.rollouts import Rollouts
 
@@ -49,8 +49,8 @@ def build(*, reward: str | dict | list = "exact", group: int = 8, loss: Kind = "
                       f"{1 + epsilon_high:g}, or None")
   bounds = Bounds(epsilon_low, epsilon_high, delta, (positive_temperature, negative_temperature))
   made = Rollouts(rewards.bind(reward), group, temperature, updates, reference is not None, chunk)
-  return PolicyGradient(made, functools.partial(advantages.group_relative, scale=scale_rewards), loss, level, bounds,
-                        beta, "loss", reference, whole_batch=scale_rewards == "batch")
+  terms = Compared(functools.partial(advantages.group_relative, scale=scale_rewards), loss, level, bounds, beta)
+  return PolicyGradient(made, terms, reference, whole_batch=scale_rewards == "batch")
 
 
 def check_reference(beta: float, reference: str | None) -> None:

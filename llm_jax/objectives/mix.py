@@ -83,6 +83,8 @@ def build(*, parts: list) -> Mix:
     part = plugins.bind("objectives", {k: v for k, v in spec.items() if k != "weight"}, f"{KEY}[{i}]")()
     if any(f.startswith("support.") for f in part.fields):
       raise ConfigError(f"{KEY}[{i}].name", f"{spec['name']!r} reads whole episodes", accepted="objectives over rows")
+    if getattr(part, "beside", None) is not None:
+      raise ConfigError(f"{KEY}[{i}].name", f"{spec['name']!r} trains more than the model", accepted="other objectives")
     if part.remembers:
       raise ConfigError(f"{KEY}[{i}].updates", "what one part remembers, a mix forgets", accepted="1")
     earlier = sum(other["name"] == spec["name"] for other in specs[:i])

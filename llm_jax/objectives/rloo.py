@@ -6,7 +6,7 @@ reference is taken off its reward.
 from llm_jax.core.errors import ConfigError
 from llm_jax.objectives import advantages, rewards, rollouts
 from llm_jax.objectives.grpo import check_reference
-from llm_jax.objectives.policy_gradient import PolicyGradient
+from llm_jax.objectives.policy_gradient import Compared, PolicyGradient
 from llm_jax.objectives.policy_loss import Bounds
 from llm_jax.objectives.rollouts import Rollouts
 
@@ -32,5 +32,5 @@ def build(*, reward: str | dict | list = "exact", group: int = 4, epsilon: float
   if epsilon <= 0:
     raise ConfigError("config.objective.epsilon", f"got {epsilon:g}", accepted="a number above 0")
   made = Rollouts(rewards.bind(reward), group, temperature, updates, reference is not None, chunk)
-  return PolicyGradient(made, advantages.leave_one_out, "grpo", "product", Bounds(epsilon, epsilon), beta, "reward",
-                        reference)
+  terms = Compared(advantages.leave_one_out, "grpo", "product", Bounds(epsilon, epsilon), beta, in_reward=True)
+  return PolicyGradient(made, terms, reference)

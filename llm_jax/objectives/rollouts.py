@@ -25,13 +25,15 @@ from llm_jax.objectives.token_logprobs import scored, token_logprobs
 Rollout = dict[str, Any]
 """tokens, parts (B, G, L) int32 as in token_logprobs.py; rewards (B, G); left (B,): steps that they will still serve;
 weights (B,): 0 for a row that fills up a batch; and, where asked for, old and reference (B, G, L - 1):
-log-probabilities of tokens 1 .. L-1 under the policy that wrote them and under the reference model."""
+log-probabilities of tokens 1 .. L-1 under the policy that wrote them and under the reference model; values
+(B, G, L - 1): what that policy's critic expected before each of them."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Rollouts:
   """How they are made. group: G; temperature: of the policy, in sampling and in its log-probabilities; updates: steps
-  on the same ones; refers: whether a reference model scores them; ends: ids that end a completion."""
+  on the same ones; refers: whether a reference model scores them; values: (params, output) -> (N, L - 1), a critic's;
+  ends: ids that end a completion."""
 
   reward: Reward
   group: int
@@ -39,6 +41,7 @@ class Rollouts:
   updates: int
   refers: bool
   chunk: int | str
+  values: Callable[[Params, Output], jax.Array] | None = None
   ends: tuple[int, ...] = ()
   sampler: Sampler | None = None
   reference: Callable | None = None
@@ -49,8 +52,8 @@ class Rollouts:
 
   @property
   def keeps_old(self) -> bool:
-    """Whether the policy that wrote them is another than the one that is trained."""
-    return self.updates > 1
+    """Whether what the policy that wrote them thought of them is asked for: it, or its critic, may have changed."""
+    return self.updates > 1 or self.values is not None
 
   def for_tokenizer(self, tokenizer: Vocabulary) -> "Rollouts":
     """With the ids that end a completion.
@@ -73,7 +76,8 @@ class Rollouts:
     (B, L), G = batch["weights"].shape, self.group
     ids, numbers = jnp.zeros((B, G, L), jnp.int32), jnp.zeros((B, G, L - 1), jnp.float32)
     return {"tokens": ids, "parts": ids, "rewards": jnp.zeros((B, G), jnp.float32), "left": jnp.zeros(B, jnp.int32),
-            "weights": jnp.zeros(B, jnp.float32), "old": numbers} | ({"reference": numbers} if self.refers else {})
+            "weights": jnp.zeros(B, jnp.float32), "old": numbers} | (
+                {"reference": numbers} if self.refers else {}) | ({"values": numbers} if self.values else {})
 
   def current(self, apply: Callable, params: Params, batch: Batch, key: Key | None) -> Rollout:
     """Those of this step: new ones, or those in batch['carry'] while they last; nothing of them has a gradient."""
@@ -105,7 +109,9 @@ class Rollouts:
     found = {"tokens": fold(_turned(rows_NL, -gap_N)), "parts": fold(_turned(parts_NL, -gap_N).astype(jnp.int32)),
              "rewards": fold(rewards_N), "weights": (batch["weights"].sum(1) > 0).astype(jnp.float32)}
     if self.keeps_old:
-      found["old"] = fold(self.logprobs(apply, params, found)[0])
+      old_NT, output = self.logprobs(apply, params, found)
+      found["old"] = fold(old_NT)
+      found |= {"values": fold(self.values(params, output))} if self.values else {}
     if self.refers:
       assert self.reference is not None
       found["reference"] = fold(self.logprobs(self.reference, params, found)[0])

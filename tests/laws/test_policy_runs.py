@@ -1,5 +1,6 @@
 """Policies in whole runs: what is sampled, what it earns, rollouts that serve several steps, resumes, meshes."""
 
+import door
 import in_process
 import jax
 import jax.numpy as jnp
@@ -44,7 +45,7 @@ def split(run, rollout, batch):
                                    slow(dict(name="lstm", variant="debug"))], ids=lambda m: m["name"])
 def test_a_cold_policy_writes_what_the_generator_writes(monkeypatch, model):
   """Prompts of several lengths side by side, against each of them alone."""
-  run = build(monkeypatch, group=2, temperature=1e-4, model=model)
+  run = build(monkeypatch, group=2, temperature=1e-8, model=model)
   state = run.init_state()
   batch = run.batch(0)
   rollout = jax.jit(lambda p: run.objective.rollouts.draw(run.model.apply, p, batch, jax.random.key(0)))(state.params)
@@ -99,6 +100,7 @@ def test_rollouts_serve_so_many_steps_and_a_resume_repeats_them(monkeypatch, tmp
 
 
 @pytest.mark.parametrize("options", [dict(loss="dr_grpo"), slow(dict(loss="grpo")), slow(dict(name="rloo")),
+                                     slow(dict(name="ppo", whiten=False)),
                                      slow(dict(loss="dapo", level="sequence"))], ids=str)
 def test_micro_batches_change_nothing(monkeypatch, options):
   """On the same rollouts: they are drawn in the first step, the second one reads them."""
@@ -140,6 +142,31 @@ def test_reward_rises(monkeypatch):
   assert all((np.asarray(a) == before[n]).all() for n, a in after.params.items())
 
 
+def test_a_critic_learns_what_to_expect_and_is_no_part_of_the_model(monkeypatch):
+  """Every completion earns 1, so the value tends to 1 and the advantages vanish; the network's names are as before."""
+  run = build(monkeypatch, name="ppo", updates=2, value_clip=None, reward=[dict(name="length", target=3, weight=0.0),
+              dict(name="function", function="test_policy_runs:one")])
+  plain = build(monkeypatch).model
+  assert run.model.shapes.keys() - plain.shapes.keys() == {"critic.kernel", "critic.bias"}
+  state, rows = in_process.steps(run, 40)
+  assert rows[0]["value"] == 0 and rows[0]["return"] == pytest.approx(1, abs=1e-5)
+  assert rows[-1]["value"] > 0.8 and rows[-1]["value_loss"] < rows[0]["value_loss"] / 5
+  assert float(jnp.abs(state.carry["values"]).max()) > 0.5
+
+
+@pytest.mark.slow
+def test_the_catalogues_policy_learns_to_copy_through_the_door(tmp_path):
+  outcome = door.spawn("--config=configs/policy.py:debug", f"--workdir={tmp_path}", timeout=600)
+  assert outcome.code == 0, outcome.err
+  found = [r["train/reward"] for r in door.rows(tmp_path) if "train/reward" in r]
+  assert found[0] < 0.1 and found[-1] > 0.8
+  assert [r for r in door.rows(tmp_path) if "eval/reward" in r][-1]["eval/reward"] > 0.5
+
+
+def one(completion: str, answer: str) -> float:
+  return 1.0
+
+
 TOKENS = jnp.array([[5, 6, 9, 0], [5, 6, 7, 9], [5, 9, 0, 0], [5, 6, 6, 6]])
 MASK = jnp.array([[1, 1, 1, 0], [1, 1, 1, 1], [1, 1, 0, 0], [1, 1, 1, 1]], bool)
 ANSWERS = {"answer": jnp.tile(jnp.array([5, 6, 9]), (4, 1)), "answer_length": jnp.full(4, 3)}
@@ -176,6 +203,8 @@ def test_an_answer_longer_than_a_completion_can_be_is_wrong():
     (dict(beta=0.1), "objective.reference"), (dict(group=1), "objective.group"), (dict(updates=0), "objective.updates"),
     (dict(temperature=0.0), "objective.temperature"), (dict(delta=1.1), "objective.delta"),
     (dict(scale_rewards="batch", accumulate=2), "train.accumulate"), (dict(length=10), "train.length"),
+    (dict(name="ppo", accumulate=2), "train.accumulate"), (dict(name="ppo", lam=1.5), "objective.lam"),
+    (dict(name="rloo", beta=1.0), "objective.reference"),
     (dict(reward=dict(name="function", function="math:nothing")), "reward.function"),
     (dict(reward=dict(name="count", text="ab")), "reward.text"), (dict(reward=[]), "objective.reward"),
     (dict(reward="exacts"), "exact")], ids=str)

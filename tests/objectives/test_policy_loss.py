@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from llm_jax.objectives import advantages, policy_loss
+from llm_jax.objectives import advantages, policy_loss, ppo
 from llm_jax.objectives.policy_loss import Bounds, surrogate
 
 N, T = 6, 5
@@ -143,3 +143,16 @@ def test_the_deviation_is_that_of_a_sample():
   for scale, spread in (("group", rewards.std(1, ddof=1, keepdims=True)), ("batch", rewards.std(ddof=1)), ("none", 1)):
     got = advantages.group_relative(jnp.asarray(rewards, jnp.float32), scale, epsilon=0.0)
     np.testing.assert_allclose(got, centred / spread, rtol=1e-4)
+
+
+def test_a_completions_reward_comes_at_its_end_and_the_divergence_at_every_token():
+  """With lam = 1 and values of 0 an advantage is what is still to come: the reward, less the divergences from here."""
+  mask = jnp.array([[0.0, 1, 1, 1, 0], [0, 1, 0, 0, 0]])
+  old, reference = jnp.full((2, 5), -1.0), jnp.full((2, 5), -1.5)
+  terms = ppo.build(beta=0.1, reference="w", lam=1.0).terms
+  found, returns = ppo.advantages_of(old, reference, jnp.array([2.0, -1.0]), jnp.zeros((2, 5)), mask, terms)
+  np.testing.assert_allclose(found, [[0, 1.85, 1.9, 1.95, 0], [0, -1.05, 0, 0, 0]], rtol=1e-5)
+  np.testing.assert_allclose(returns, found)
+  values = jnp.array([[9.0, 1.0, 2.0, 3.0, 9.0], [9.0, 9.0, 9.0, 9.0, 9.0]]) * mask
+  found, returns = ppo.advantages_of(old, reference, jnp.array([2.0, -1.0]), values, mask, terms)
+  np.testing.assert_allclose(returns, [[0, 1.85, 1.9, 1.95, 0], [0, -1.05, 0, 0, 0]], rtol=1e-5)
