@@ -26,7 +26,7 @@ def get_config(arg: str = "grpo") -> ConfigDict:
   if arg == "warmup":
     c.objective = dict(name="causal_lm")
     c.optimizer.peak, c.optimizer.decay = 1e-3, "linear"
-    c.train = dict(steps=1_000, batch_size=64, length=12)
+    c.train = dict(steps=400, batch_size=64, length=12)
   if arg == "debug":
     c.model = dict(name="gpt", variant="debug", width=64, depth=2, heads=4, positions=16)
     c.data = dict(name="problems", task="copy", digits=2)
