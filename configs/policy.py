@@ -2,8 +2,7 @@
 
     python -m llm_jax.train --config=configs/policy.py:debug --workdir=/tmp/policy
     python -m llm_jax.train --config=configs/policy.py:warmup --workdir=/tmp/warm
-    python -m llm_jax.train --config=configs/policy.py --workdir=/tmp/grpo --init_from=/tmp/warm \
-        --config.objective.reference=/tmp/warm --config.objective.beta=0.02
+    python -m llm_jax.train --config=configs/policy.py --workdir=/tmp/grpo --init_from=/tmp/warm
 """
 
 from ml_collections import ConfigDict
@@ -16,7 +15,7 @@ def get_config(arg: str = "grpo") -> ConfigDict:
   c = ConfigDict()
   c.model = dict(name="gpt", variant="debug", width=128, depth=2, heads=4, positions=32)
   c.data = dict(name="problems", task="addition", digits=2)
-  c.objective = dict(name="grpo", reward=dict(name="exact"), group=8, updates=2)
+  c.objective = dict(name="grpo", reward=dict(name="exact"), group=8, updates=2, beta=0.02)
   c.optimizer = dict(name="adamw", peak=3e-4, warmup=20, decay="constant", weight_decay=0.0, clip=1.0)
   c.train = dict(steps=1_000, batch_size=32, length=12)
   c.evaluation = dict(every=100)

@@ -6,6 +6,7 @@ import functools
 from typing import Literal
 
 from llm_jax.core.errors import ConfigError
+from llm_jax.core.types import START
 from llm_jax.objectives import advantages, rewards, rollouts
 from llm_jax.objectives.advantages import Scale
 from llm_jax.objectives.policy_gradient import Compared, PolicyGradient
@@ -30,7 +31,8 @@ def build(*, reward: str | dict | list = "exact", group: int = 8, loss: Kind = "
     epsilon_high: and up to 1 + epsilon_high; for 'cispo' up to epsilon_high itself.
     delta: largest ratio where the advantage is negative (two-sided clipping); None is none.
     beta: weight of the divergence from the reference (estimator k3), added to each token's loss.
-    reference: the workdir of a run or a Hugging Face folder, with the same tokenizer; beta needs one.
+    reference: the workdir of a run or a Hugging Face folder, with the same tokenizer; None: where beta is above 0, the
+      model as the run starts, which --init_from gives.
     scale_rewards: rewards minus their mean are divided by the deviation of the group, of the batch, or by nothing.
     updates: steps on one set of rollouts; only from the second on do ratios differ from 1.
     temperature: of the policy.
@@ -39,7 +41,7 @@ def build(*, reward: str | dict | list = "exact", group: int = 8, loss: Kind = "
     chunk: tokens whose logits are held at once; 'auto' holds all when they are few.
   """
   rollouts.checked(group, temperature, updates, 2)
-  check_reference(beta, reference)
+  reference = referred(beta, reference)
   for name, value in (("epsilon_low", epsilon_low), ("epsilon_high", epsilon_high),
                       ("positive_temperature", positive_temperature), ("negative_temperature", negative_temperature)):
     if value <= 0:
@@ -53,10 +55,12 @@ def build(*, reward: str | dict | list = "exact", group: int = 8, loss: Kind = "
   return PolicyGradient(made, terms, reference, whole_batch=scale_rewards == "batch")
 
 
-def check_reference(beta: float, reference: str | None) -> None:
-  """Raises ConfigError for a divergence from nothing, or a negative weight of it."""
+def referred(beta: float, reference: str | None) -> str | None:
+  """The reference that a policy keeps near, if it does.
+
+  Raises:
+    ConfigError: a negative weight of the divergence.
+  """
   if beta < 0:
     raise ConfigError("config.objective.beta", f"got {beta:g}", accepted="a number from 0")
-  if beta and reference is None:
-    raise ConfigError("config.objective.reference", f"None, and beta is {beta:g}",
-                      accepted="the workdir of a run or a Hugging Face folder, or beta=0")
+  return START if beta and reference is None else reference

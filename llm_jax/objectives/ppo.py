@@ -19,7 +19,7 @@ from llm_jax.core.errors import ConfigError
 from llm_jax.core.output import Output
 from llm_jax.core.types import Extra, Params
 from llm_jax.objectives import advantages, policy_loss, rewards, rollouts
-from llm_jax.objectives.grpo import check_reference
+from llm_jax.objectives.grpo import referred
 from llm_jax.objectives.policy_gradient import PolicyGradient, Seen, Terms
 from llm_jax.objectives.policy_loss import Bounds
 from llm_jax.objectives.rollouts import Rollouts
@@ -91,13 +91,14 @@ def build(*, reward: str | dict | list = "exact", group: int = 1, epsilon: float
     value_clip: the value counts within so much of what it was when the rollouts were made; None: everywhere.
     whiten: advantages get mean 0 and deviation 1 over the tokens of the batch.
     beta: weight of the divergence from the reference (estimator k1) in each token's reward.
-    reference: the workdir of a run or a Hugging Face folder, with the same tokenizer; beta needs one.
+    reference: the workdir of a run or a Hugging Face folder, with the same tokenizer; None: where beta is above 0, the
+      model as the run starts, which --init_from gives.
     updates: steps on one set of rollouts.
     temperature: of the policy.
     chunk: tokens whose logits are held at once; 'auto' holds all when they are few.
   """
   rollouts.checked(group, temperature, updates, 1)
-  check_reference(beta, reference)
+  reference = referred(beta, reference)
   for name, value in (("gamma", gamma), ("lam", lam)):
     if not 0 <= value <= 1:
       raise ConfigError(f"config.objective.{name}", f"got {value:g}", accepted="between 0 and 1")

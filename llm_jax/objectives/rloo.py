@@ -5,7 +5,7 @@ reference is taken off its reward.
 
 from llm_jax.core.errors import ConfigError
 from llm_jax.objectives import advantages, rewards, rollouts
-from llm_jax.objectives.grpo import check_reference
+from llm_jax.objectives.grpo import referred
 from llm_jax.objectives.policy_gradient import Compared, PolicyGradient
 from llm_jax.objectives.policy_loss import Bounds
 from llm_jax.objectives.rollouts import Rollouts
@@ -22,13 +22,14 @@ def build(*, reward: str | dict | list = "exact", group: int = 4, epsilon: float
     group: completions of each prompt.
     epsilon: the ratio of a completion counts from 1 - epsilon to 1 + epsilon.
     beta: weight of the divergence from the reference (estimator k1, summed over the completion) in the reward.
-    reference: the workdir of a run or a Hugging Face folder, with the same tokenizer; beta needs one.
+    reference: the workdir of a run or a Hugging Face folder, with the same tokenizer; None: where beta is above 0, the
+      model as the run starts, which --init_from gives.
     updates: steps on one set of rollouts; only from the second on do ratios differ from 1.
     temperature: of the policy.
     chunk: tokens whose logits are held at once; 'auto' holds all when they are few.
   """
   rollouts.checked(group, temperature, updates, 2)
-  check_reference(beta, reference)
+  reference = referred(beta, reference)
   if epsilon <= 0:
     raise ConfigError("config.objective.epsilon", f"got {epsilon:g}", accepted="a number above 0")
   made = Rollouts(rewards.bind(reward), group, temperature, updates, reference is not None, chunk)

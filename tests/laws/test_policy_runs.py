@@ -122,6 +122,15 @@ def test_one_device_and_a_mesh_sample_and_learn_the_same(monkeypatch, mesh):
     np.testing.assert_allclose([a[k] for k in a], [b[k] for k in a], rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize("name, little, much", [("grpo", 0.5, 20.0), slow("rloo", 0.01, 3.0), slow("ppo", 0.5, 20.0)])
+def test_a_policy_is_held_near_the_one_it_started_as(monkeypatch, name, little, much):
+  """No divergence at first; a wanted length pulls it away, less far where beta is large."""
+  _, rows = in_process.steps(build(monkeypatch, name=name, beta=little), 12)
+  assert rows[0]["kl"] == pytest.approx(0, abs=1e-7) and rows[-1]["kl"] > 1e-4
+  _, held = in_process.steps(build(monkeypatch, name=name, beta=much), 12)
+  assert held[-1]["kl"] < rows[-1]["kl"] / 2
+
+
 def test_an_evaluation_repeats_and_its_loss_is_minus_the_reward(monkeypatch):
   run = build(monkeypatch, updates=2)
   state = run.init_state()
@@ -144,14 +153,14 @@ def test_reward_rises(monkeypatch):
 
 def test_a_critic_learns_what_to_expect_and_is_no_part_of_the_model(monkeypatch):
   """Every completion earns 1, so the value tends to 1 and the advantages vanish; the network's names are as before."""
-  run = build(monkeypatch, name="ppo", updates=2, value_clip=None, reward=[dict(name="length", target=3, weight=0.0),
-              dict(name="function", function="test_policy_runs:one")])
+  earned = [dict(name="length", target=3, weight=0.0), dict(name="function", function="test_policy_runs:one")]
+  run = build(monkeypatch, name="ppo", updates=2, lam=1.0, value_clip=None, reward=earned)
   plain = build(monkeypatch).model
   assert run.model.shapes.keys() - plain.shapes.keys() == {"critic.kernel", "critic.bias"}
   state, rows = in_process.steps(run, 40)
   assert rows[0]["value"] == 0 and rows[0]["return"] == pytest.approx(1, abs=1e-5)
-  assert rows[-1]["value"] > 0.8 and rows[-1]["value_loss"] < rows[0]["value_loss"] / 5
-  assert float(jnp.abs(state.carry["values"]).max()) > 0.5
+  assert rows[-1]["value"] > 0.5 and rows[-1]["value_loss"] < rows[0]["value_loss"] / 5
+  assert float(jnp.abs(state.carry["values"]).max()) > 0.4
 
 
 @pytest.mark.slow
@@ -200,11 +209,11 @@ def test_an_answer_longer_than_a_completion_can_be_is_wrong():
 
 
 @pytest.mark.parametrize("changes, match", [
-    (dict(beta=0.1), "objective.reference"), (dict(group=1), "objective.group"), (dict(updates=0), "objective.updates"),
+    (dict(beta=-0.1), "objective.beta"), (dict(group=1), "objective.group"), (dict(updates=0), "objective.updates"),
     (dict(temperature=0.0), "objective.temperature"), (dict(delta=1.1), "objective.delta"),
     (dict(scale_rewards="batch", accumulate=2), "train.accumulate"), (dict(length=10), "train.length"),
     (dict(name="ppo", accumulate=2), "train.accumulate"), (dict(name="ppo", lam=1.5), "objective.lam"),
-    (dict(name="rloo", beta=1.0), "objective.reference"),
+    (dict(name="rloo", reference="/no/run"), "objective.reference"),
     (dict(reward=dict(name="function", function="math:nothing")), "reward.function"),
     (dict(reward=dict(name="count", text="ab")), "reward.text"), (dict(reward=[]), "objective.reward"),
     (dict(reward="exacts"), "exact")], ids=str)
