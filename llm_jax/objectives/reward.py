@@ -21,7 +21,7 @@ from llm_jax.objectives.preference_pairs import FIELDS, Pair, apart, reward_metr
 
 @dataclasses.dataclass(frozen=True)
 class Reward(Objective):
-  """One value per pair; see `reward_metrics`. The reward is the first score of the network's head."""
+  """One value per pair; see `reward_metrics`. The reward is the only score of the network's head."""
 
   margin: bool
   centring: float
@@ -34,6 +34,8 @@ class Reward(Objective):
   def __call__(self, apply: Callable, params: Params, batch: Batch, key: Key | None, knobs: Knobs) -> Losses:
     tokens, parts = side_by_side(batch, "chosen", "rejected")
     output = apply(params, input_ids=tokens, attention_mask=(parts != PADDING).astype(jnp.int32), key=key)
+    if output.scores.shape[-1] != 1:
+      raise ConfigError("config.model.labels", f"{output.scores.shape[-1]} scores, and a reward is one", accepted="1")
     rewards, weights = apart(output.scores[:, 0].astype(jnp.float32)), batch["weights"]
     values = self.compare(rewards, batch["margin"] if self.margin else 0.0)
     return Losses(values, weights, reward_metrics(rewards, weights) | output.metrics, output.auxiliary)

@@ -109,6 +109,17 @@ def test_held_out_pairs_are_told_apart(name, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_resumed_run_has_the_reference_of_its_start(tmp_path):
+  def trained(folder, steps):
+    made = config("dpo", train=dict(steps=steps, batch_size=8, length=64), evaluation=dict(every=1, batches=1))
+    made["optimizer"] |= dict(decay="constant")
+    Session(experiment.build(made), folder, lambda state: [], lambda length: 0.0).train()
+    return [metrics.deterministic(row) for row in metrics.rows(folder)]
+  trained(tmp_path / "b", 2)
+  assert trained(tmp_path / "b", 4)[-1] == trained(tmp_path / "a", 4)[-1]
+
+
+@pytest.mark.slow
 def test_another_run_is_a_reference_and_the_start_of_a_reward_model(tmp_path):
   first = config("orpo", train=dict(steps=2, batch_size=8, length=64))
   Session(experiment.build(first), tmp_path, lambda state: [], lambda length: 0.0).train()

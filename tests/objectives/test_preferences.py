@@ -121,6 +121,9 @@ def test_a_reward_is_read_at_the_last_token_whatever_padding_follows():
   one = {k: a[:1] for k, a in rows.items()}
   chosen = objective(model.apply, weights, one, None, {}).metrics["rewards_chosen"]
   np.testing.assert_allclose(chosen.total, alone, atol=1e-5)
+  two = gpt.build(40, 16, variant="debug", width=16, heads=2, depth=1, head="sequence", labels=2)
+  with pytest.raises(ConfigError, match=r"config\.model\.labels: 2 scores"):
+    jax.eval_shape(lambda w: objective(two.apply, w, rows, None, {}), two.shapes)
 
 
 @pytest.mark.parametrize("wrong, key", [
