@@ -155,7 +155,8 @@ def _adapt(model: Model, *, rank: int, alpha: float, targets: str, train: str | 
   def make(rngs: nnx.Rngs) -> Any:
     module: Any = adapted.make(rngs)
     module.orthogonality = orthogonality
-    return become(module, with_calls(Orthogonal, type(module)))
+    kind: Any = type(module)
+    return become(module, with_calls(Orthogonal, kind))
   return Model.from_module(make, model.config, offers=model.offers)
 
 
