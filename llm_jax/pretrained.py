@@ -15,7 +15,8 @@ from llm_jax.data import tokenizers
 from llm_jax.training.session import saved_config
 from llm_jax.training.weights import load_params
 
-HEADS = ("head.", "classifier.")  # beginnings of the names of what reads the last hidden states
+LABELS = "classifier."  # how the names of a head over labels begin
+HEADS = ("head.", LABELS)  # those of all that reads the last hidden states
 Trained = tuple[Model, dict[str, Any], Any]  # model, params, tokenizer
 
 
@@ -51,12 +52,14 @@ def initial(source: str, model: Model, key: str = "--init_from") -> dict[str, An
 
 def without_other_head(params: Mapping[str, Any], model: Model) -> tuple[dict[str, Any], list[str]]:
   """(the params without those of a head that the model does not have, the names of the model's own head that they
-  lack): a language model as the start of a reward model, and back."""
+  lack): a language model as the start of a classifier or reward model, and back. Two heads over the vocabulary (one
+  tied, one not) are no such pair: nothing is left out then."""
   new = sorted(n for n in model.shapes.keys() - params.keys() if n.startswith(HEADS))
   old = sorted(n for n in params.keys() - model.shapes.keys() if n.startswith(HEADS))
-  if new or old:
-    logging.info("another head: %s starts afresh, %s is left out", ", ".join(new) or "nothing",
-                 ", ".join(old) or "nothing")
+  if not any(n.startswith(LABELS) for n in (*new, *old)):
+    return dict(params), []
+  logging.warning("another head: %s starts afresh, %s is left out", ", ".join(new) or "nothing",
+                  ", ".join(old) or "nothing")
   return {n: p for n, p in params.items() if n not in old}, new
 
 

@@ -133,6 +133,6 @@ def test_another_run_is_a_reference_and_the_start_of_a_reward_model(tmp_path):
   assert scored.model.shapes.keys() - body.keys() == {"classifier.score.kernel"}
   _, rows = steps(scored, scored.state_from(body), 1)
   assert np.isfinite(rows[0]["loss"])
-  other = gpt.build(258, 64, variant="debug", width=32, heads=2, depth=1, norms="post", head="sequence", labels=1)
-  with pytest.raises(CheckpointError, match="final_norm"):
-    pretrained.initial(str(tmp_path), other)
+  for changes, name in ((dict(norms="post", head="sequence"), "final_norm"), (dict(tied=False), "head")):
+    with pytest.raises(CheckpointError, match=name):
+      pretrained.initial(str(tmp_path), gpt.build(258, 64, variant="debug", width=32, heads=2, depth=1, **changes))
