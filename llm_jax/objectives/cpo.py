@@ -40,8 +40,7 @@ class CPO(Objective):
 
   def __call__(self, apply: Callable, params: Params, batch: Batch, key: Key | None, knobs: Knobs) -> Losses:
     policy, output = logprobs(apply, params, batch, key, self.chunk)
-    size, weights = sizes(batch), batch["weights"]
-    means = Pair(policy.chosen / size.chosen, policy.rejected / size.rejected)
+    means, weights = policy.per(sizes(batch)), batch["weights"]
     scores = means if self.loss in MEANS else policy
     values = self.compare(scores) - self.supervised * means.chosen
     rewards = Pair(self.beta * scores.chosen, self.beta * scores.rejected)

@@ -45,8 +45,7 @@ class DPO(Objective):
     """(values (B,), rewards) of log-probabilities under both models; size: tokens of the completions."""
     ratios = Pair(policy.chosen - reference.chosen, policy.rejected - reference.rejected)
     scored = Pair(*(SCORES[self.divergence](r, self.alpha) for r in ratios))
-    means = Pair(scored.chosen / size.chosen, scored.rejected / size.rejected)
-    values = LOSSES[self.loss](Compared(ratios, scored, means, self.beta, self.label_smoothing))
+    values = LOSSES[self.loss](Compared(ratios, scored, scored.per(size), self.beta, self.label_smoothing))
     return values, Pair(self.beta * ratios.chosen, self.beta * ratios.rejected)
 
 

@@ -31,8 +31,7 @@ class ORPO(Objective):
 
   def __call__(self, apply: Callable, params: Params, batch: Batch, key: Key | None, knobs: Knobs) -> Losses:
     policy, output = logprobs(apply, params, batch, key, self.chunk)
-    size, weights = sizes(batch), batch["weights"]
-    means = Pair(policy.chosen / size.chosen, policy.rejected / size.rejected)
+    means, weights = policy.per(sizes(batch)), batch["weights"]
     odds = odds_losses(means, self.beta)
     parts = {n: Mean((jax.lax.stop_gradient(v) * weights).sum(), weights.sum())
              for n, v in (("supervised_loss", -means.chosen), ("odds_loss", odds))}

@@ -20,6 +20,10 @@ class Pair(NamedTuple):
   chosen: jax.Array
   rejected: jax.Array
 
+  def per(self, size: "Pair") -> "Pair":
+    """Each over its own size: means per token."""
+    return Pair(self.chosen / size.chosen, self.rejected / size.rejected)
+
 
 def side_by_side(batch: Batch, first: str, second: str) -> tuple[jax.Array, jax.Array]:
   """(tokens, parts), (2 B, L) each: the two rows of an example behind each other, so that both stay on its device."""
