@@ -68,7 +68,7 @@ def bases(tmp_path_factory):
   return folder
 
 
-@pytest.mark.parametrize("make", [gpt2, llama], ids=["gpt2", "llama"])
+@pytest.mark.parametrize("make", [gpt2, pytest.param(llama, marks=pytest.mark.slow)], ids=["gpt2", "llama"])
 @pytest.mark.parametrize("spec", METHODS.values(), ids=METHODS)
 def test_a_trained_adapter_saves_and_loads_to_the_same_function(make, spec, bases, tmp_path):
   _, model, params = made(make, spec)

@@ -43,7 +43,7 @@ def by_full_forward(prompt):
   return written[0, 1:].tolist()
 
 
-@pytest.mark.parametrize("unrolled", [True, False])
+@pytest.mark.parametrize("unrolled", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_cached_batched_generation_is_the_full_forward_pass_token_by_token(unrolled):
   generator = Generator(*network(), unrolled=unrolled, start=START)
   expected = [by_full_forward(tuple(p)) for p in PROMPTS]

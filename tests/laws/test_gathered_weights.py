@@ -78,7 +78,8 @@ def arrays_of(operation, text):
 
 
 @pytest.mark.parametrize("model, who, summed_whole", [("llama", "auto", False), ("llama", "compiler", True),
-                                                      ("mixtral", "auto", False), ("mixtral", "compiler", True)])
+                                                      *(pytest.param("mixtral", *case, marks=pytest.mark.slow)
+                                                        for case in (("auto", False), ("compiler", True)))])
 def test_gradients_of_weights_are_scattered_and_nowhere_summed_whole(model, who, summed_whole, monkeypatch):
   as_cube(monkeypatch)
   run = build(monkeypatch, model, 8, **FSDP, gather_weights=who)

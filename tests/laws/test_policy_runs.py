@@ -122,7 +122,8 @@ def test_one_device_and_a_mesh_sample_and_learn_the_same(monkeypatch, mesh):
     np.testing.assert_allclose([a[k] for k in a], [b[k] for k in a], rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("name, little, much", [("grpo", 0.5, 20.0), slow("rloo", 0.01, 3.0), slow("ppo", 0.5, 20.0)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name, little, much", [("grpo", 0.5, 20.0), ("rloo", 0.01, 3.0), ("ppo", 0.5, 20.0)])
 def test_a_policy_is_held_near_the_one_it_started_as(monkeypatch, name, little, much):
   """No divergence at first; a wanted length pulls it away, less far where beta is large."""
   _, rows = in_process.steps(build(monkeypatch, name=name, beta=little), 12)

@@ -62,7 +62,8 @@ def test_any_mesh_gives_the_losses_of_one_device(name, reference, monkeypatch):
   np.testing.assert_allclose(in_process.losses(run, STEPS), reference, rtol=1e-5)
 
 
-@pytest.mark.parametrize("mesh", [dict(data=2), dict(data=2, fsdp=2, tensor=2)], ids=str)
+@pytest.mark.parametrize("mesh", [pytest.param(dict(data=2), marks=pytest.mark.slow),
+                                  dict(data=2, fsdp=2, tensor=2)], ids=str)
 def test_state_split_over_copies_gives_the_losses_of_one_device(mesh, reference, monkeypatch):
   changes = PLAIN | dict(train=PLAIN["train"] | dict(split_state=True))
   run = in_process.build(monkeypatch, int(np.prod(list(mesh.values()))), mesh=mesh, **changes)

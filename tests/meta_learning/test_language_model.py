@@ -45,6 +45,7 @@ def test_the_gradient_is_that_of_finite_differences_in_float64(monkeypatch):
       assert abs(numeric - exact) <= 1e-5 * abs(exact), (numeric, exact)
 
 
+@pytest.mark.slow
 def test_remat_and_mixed_mode_change_nothing(setting):
   context, params, batch = setting
   _, want = grads_of(maml.build(context, inner_steps=STEPS, inner_lr=LR, remat=False, mixed_mode=False), params, batch)

@@ -28,9 +28,9 @@ def sharded_run(shape, model, params, batch):
   return compiled(*arguments, jax.random.key(0))
 
 
-@pytest.mark.parametrize("shape", [dict(data=2, fsdp=2, tensor=2),
-                                   pytest.param(dict(data=4, fsdp=2), marks=pytest.mark.slow),
-                                   pytest.param(dict(data=1, replica=2, context=2, expert=2), marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("shape", [dict(data=2, fsdp=2, tensor=2), dict(data=4, fsdp=2),
+                                   dict(data=1, replica=2, context=2, expert=2)])
 def test_one_device_and_a_mesh_agree(shape):
   model = language.model(vocab_size=16)
   params, batch = language.params(model), language.episodes(tasks=4, vocab=16)

@@ -94,8 +94,9 @@ def test_roberta_counts_positions_of_real_tokens_from_after_its_padding_token():
   assert (rows[2:2 + LENGTH] > 0).all() and (rows[:2] == 0).all()
 
 
-@pytest.mark.parametrize("knobs", [dict(scan=False), dict(remat="full"), dict(remat="split", scan=False),
-                                   dict(remat="dots")], ids=str)
+@pytest.mark.parametrize("knobs", [*(pytest.param(k, marks=pytest.mark.slow)
+                                     for k in (dict(scan=False), dict(remat="full"))),
+                                   dict(remat="split", scan=False), dict(remat="dots")], ids=str)
 def test_scanned_unrolled_and_rematerialised_layers_agree_with_their_gradients(knobs):
   agree(loss_and_gradient("bert", **knobs), loss_and_gradient("bert"))
 

@@ -101,6 +101,7 @@ def test_one_device_equals_eight():
   agree(got, want, 2e-4)
 
 
+@pytest.mark.slow
 def test_gradients_are_finite_in_bfloat16():
   model = build(dtype="bfloat16")
   grads = jax.jit(jax.grad(lambda p: sum(losses(model, p))))(made()[1])

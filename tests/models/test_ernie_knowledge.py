@@ -109,13 +109,13 @@ def loss_and_gradient(**knobs):
 same = functools.partial(agree, floor=1e-6)  # the gradient of a key's bias is 0, but for rounding
 
 
-@pytest.mark.parametrize("knobs", [
-    dict(remat="full"), *(pytest.param(k, marks=pytest.mark.slow) for k in (
-        dict(scan=False), dict(scan=False, remat="dots")))])
+@pytest.mark.slow
+@pytest.mark.parametrize("knobs", [dict(remat="full"), dict(scan=False), dict(scan=False, remat="dots")])
 def test_scanned_unrolled_and_rematerialised_layers_agree_with_their_gradients(knobs):
   same(loss_and_gradient(**knobs), loss_and_gradient())
 
 
+@pytest.mark.slow
 def test_one_device_and_a_mesh_agree():
   model, params = made()
   rules = ShardingRules(mesh.make(dict(data=2, fsdp=2, tensor=2)))

@@ -101,7 +101,8 @@ def loss_and_gradient(**knobs):
   return jax.jit(jax.value_and_grad(loss))(made()[1])
 
 
-@pytest.mark.parametrize("knobs", [pytest.param(dict(scan=False), marks=pytest.mark.slow), dict(remat="full"),
+@pytest.mark.parametrize("knobs", [*(pytest.param(k, marks=pytest.mark.slow)
+                                     for k in (dict(scan=False), dict(remat="full"))),
                                    dict(remat="split", scan=False)],
                          ids=lambda k: "-".join(map(str, k.values())))
 def test_scanned_unrolled_and_rematerialised_layers_agree_with_their_gradients(knobs):

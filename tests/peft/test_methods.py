@@ -27,7 +27,9 @@ METHODS = {
     "adalora": dict(name="adalora", rank=4, final_rank=2),
     "adalora of all": dict(name="adalora", rank=3, final_rank=1, targets="."),
 }
-every = pytest.mark.parametrize("spec", METHODS.values(), ids=METHODS)
+SLOW = ("lora of all", "rslora", "dora by layer", "ia3 of all", "vera of all", "adalora of all")  # relatives of others
+every = pytest.mark.parametrize("spec", [pytest.param(s, marks=pytest.mark.slow if n in SLOW else ())
+                                         for n, s in METHODS.items()], ids=METHODS)
 
 
 def base(**changes):
