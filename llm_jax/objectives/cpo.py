@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from llm_jax.core.errors import ConfigError
 from llm_jax.core.types import Batch, Key, Knobs, Losses, Objective, Params
-from llm_jax.objectives.dpo import check_positive
+from llm_jax.objectives.knob_ranges import check_not_negative, check_positive
 from llm_jax.objectives.preference_pairs import FIELDS, Pair, logprobs, reward_metrics, sizes
 
 Kind = Literal["sigmoid", "hinge", "ipo", "simpo"]
@@ -81,6 +81,5 @@ def build(*, loss: Kind = "sigmoid", beta: float = 0.1, gamma: float = 0.5, labe
   if not 0 <= label_smoothing < 0.5 or (label_smoothing and loss not in SMOOTHED):
     raise ConfigError("config.objective.label_smoothing", f"got {label_smoothing:g} for {loss!r}",
                       accepted=f"0, or a share below 0.5 for {', '.join(SMOOTHED)}")
-  if supervised < 0:
-    raise ConfigError("config.objective.supervised", f"got {supervised:g}", accepted="a number from 0")
+  check_not_negative("supervised", supervised)
   return CPO(loss, beta, gamma, label_smoothing, supervised, chunk)

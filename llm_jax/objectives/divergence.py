@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from llm_jax.core.errors import ConfigError
+from llm_jax.objectives.knob_ranges import check_positive
 
 
 def divergence(student: jax.Array, teacher: jax.Array, *, beta: float = 0.0, temperature: float = 1.0,
@@ -38,5 +39,4 @@ def check(beta: float, temperature: float) -> None:
   """
   if not 0.0 <= beta <= 1.0:
     raise ConfigError("config.objective.beta", f"got {beta:g}", accepted="a number from 0 to 1")
-  if temperature <= 0.0:
-    raise ConfigError("config.objective.temperature", f"got {temperature:g}", accepted="a number above 0")
+  check_positive("temperature", temperature)

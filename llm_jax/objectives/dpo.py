@@ -10,6 +10,7 @@ import jax
 from llm_jax.core.errors import ConfigError
 from llm_jax.core.types import START, Batch, Key, Knobs, Losses, Objective, Params
 from llm_jax.objectives.dpo_losses import LOSSES, SCORED, SCORES, SMOOTHED, Compared, Divergence, Kind
+from llm_jax.objectives.knob_ranges import check_not_negative, check_positive
 from llm_jax.objectives.preference_pairs import FIELDS, Pair, logprobs, reward_metrics, sizes
 
 
@@ -78,12 +79,5 @@ def build(*, loss: Kind = "sigmoid", beta: float = 0.1, label_smoothing: float =
   if divergence != "reverse_kl" and loss not in SCORED:
     raise ConfigError("config.objective.divergence", f"{loss!r} is made of log-ratios alone",
                       accepted=f"'reverse_kl', or {', '.join(SCORED)}")
-  if supervised < 0:
-    raise ConfigError("config.objective.supervised", f"got {supervised:g}", accepted="a number from 0")
+  check_not_negative("supervised", supervised)
   return DPO(loss, beta, label_smoothing, divergence, alpha, supervised, chunk, reference=reference or START)
-
-
-def check_positive(knob: str, value: float) -> None:
-  """Raises ConfigError if a knob is not above 0."""
-  if value <= 0:
-    raise ConfigError(f"config.objective.{knob}", f"got {value:g}", accepted="a number above 0")

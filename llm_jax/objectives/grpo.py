@@ -6,10 +6,10 @@ import functools
 from typing import Literal
 
 from llm_jax.core.errors import ConfigError
-from llm_jax.core.types import START
 from llm_jax.objectives import advantages, rewards, rollouts
 from llm_jax.objectives.advantages import Scale
-from llm_jax.objectives.policy_gradient import Compared, PolicyGradient
+from llm_jax.objectives.knob_ranges import check_positive
+from llm_jax.objectives.policy_gradient import Compared, PolicyGradient, referred
 from llm_jax.objectives.policy_loss import Bounds, Kind
 from llm_jax.objectives.rollouts import Rollouts
 
@@ -44,8 +44,7 @@ def build(*, reward: str | dict | list = "exact", group: int = 8, loss: Kind = "
   reference = referred(beta, reference)
   for name, value in (("epsilon_low", epsilon_low), ("epsilon_high", epsilon_high),
                       ("positive_temperature", positive_temperature), ("negative_temperature", negative_temperature)):
-    if value <= 0:
-      raise ConfigError(f"config.objective.{name}", f"got {value:g}", accepted="a number above 0")
+    check_positive(name, value)
   if delta is not None and delta <= 1 + epsilon_high:
     raise ConfigError("config.objective.delta", f"got {delta:g}", accepted=f"a number above 1 + epsilon_high = "
                       f"{1 + epsilon_high:g}, or None")
@@ -53,14 +52,3 @@ def build(*, reward: str | dict | list = "exact", group: int = 8, loss: Kind = "
   made = Rollouts(rewards.bind(reward), group, temperature, updates, reference is not None, chunk)
   terms = Compared(functools.partial(advantages.group_relative, scale=scale_rewards), loss, level, bounds, beta)
   return PolicyGradient(made, terms, reference, whole_batch=scale_rewards == "batch")
-
-
-def referred(beta: float, reference: str | None) -> str | None:
-  """The reference that a policy keeps near, if it does.
-
-  Raises:
-    ConfigError: a negative weight of the divergence.
-  """
-  if beta < 0:
-    raise ConfigError("config.objective.beta", f"got {beta:g}", accepted="a number from 0")
-  return START if beta and reference is None else reference

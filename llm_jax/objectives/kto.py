@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from llm_jax.core.types import START, Batch, Key, Knobs, Losses, Mean, Metrics, Objective, Params
-from llm_jax.objectives.dpo import check_positive
+from llm_jax.objectives.knob_ranges import check_positive
 from llm_jax.objectives.token_logprobs import token_logprobs
 
 Kind = Literal["kto", "apo_zero_unpaired"]

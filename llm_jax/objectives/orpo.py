@@ -7,14 +7,13 @@ where p is the geometric mean of a completion's token probabilities (equations 4
 """
 
 import dataclasses
-import math
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
 from llm_jax.core.types import Batch, Key, Knobs, Losses, Mean, Objective, Params
-from llm_jax.objectives.dpo import check_positive
+from llm_jax.objectives.knob_ranges import check_positive
 from llm_jax.objectives.preference_pairs import FIELDS, Pair, logprobs, reward_metrics, sizes
 
 LEAST = 1e-7  # of -log p: a completion that is certain has infinite odds
@@ -48,9 +47,7 @@ def odds_losses(means: Pair, beta: float) -> jax.Array:
 def log_odds(logp: jax.Array) -> jax.Array:
   """log(p / (1 - p)) of log p < 0, exact at both ends."""
   logp = jnp.minimum(logp, -LEAST)
-  small = logp > -math.log(2.0)
-  near = jnp.log(-jnp.expm1(jnp.where(small, logp, -1.0)))
-  return logp - jnp.where(small, near, jnp.log1p(-jnp.exp(jnp.where(small, -1.0, logp))))
+  return logp - jax.nn.log1mexp(-logp)
 
 
 def build(*, beta: float = 0.1, chunk: int | str = "auto") -> ORPO:

@@ -12,9 +12,10 @@ import jax
 import jax.numpy as jnp
 
 from llm_jax.core.output import Output
-from llm_jax.core.types import Batch, Extra, Key, Knobs, Losses, Objective, Params, Sampler, Vocabulary
+from llm_jax.core.types import START, Batch, Extra, Key, Knobs, Losses, Objective, Params, Sampler, Vocabulary
 from llm_jax.objectives import policy_loss
 from llm_jax.objectives import rollouts as rolled
+from llm_jax.objectives.knob_ranges import check_not_negative
 from llm_jax.objectives.policy_loss import Bounds, Kind, Level
 from llm_jax.objectives.rollouts import Rollout, Rollouts
 
@@ -127,3 +128,13 @@ class Compared:
         seen.logps, seen.old, self.advantage(rewards_BG).reshape(-1), seen.mask, kind=self.kind, level=self.level,
         bounds=self.bounds, longest=seen.room, penalty_NT=penalty)
     return Terms(found.values, found.weights, {"clip_fraction": found.clipped})
+
+
+def referred(beta: float, reference: str | None) -> str | None:
+  """The reference that a policy keeps near, if it does.
+
+  Raises:
+    ConfigError: a negative weight of the divergence.
+  """
+  check_not_negative("beta", beta)
+  return START if beta and reference is None else reference

@@ -19,8 +19,8 @@ from llm_jax.core.errors import ConfigError
 from llm_jax.core.output import Output
 from llm_jax.core.types import Extra, Params
 from llm_jax.objectives import advantages, policy_loss, rewards, rollouts
-from llm_jax.objectives.grpo import referred
-from llm_jax.objectives.policy_gradient import PolicyGradient, Seen, Terms
+from llm_jax.objectives.knob_ranges import check_positive
+from llm_jax.objectives.policy_gradient import PolicyGradient, Seen, Terms, referred
 from llm_jax.objectives.policy_loss import Bounds
 from llm_jax.objectives.rollouts import Rollouts
 
@@ -103,8 +103,8 @@ def build(*, reward: str | dict | list = "exact", group: int = 1, epsilon: float
     if not 0 <= value <= 1:
       raise ConfigError(f"config.objective.{name}", f"got {value:g}", accepted="between 0 and 1")
   for name, positive in (("epsilon", epsilon), ("value_weight", value_weight), ("value_clip", value_clip)):
-    if positive is not None and positive <= 0:
-      raise ConfigError(f"config.objective.{name}", f"got {positive:g}", accepted="a number above 0")
+    if positive is not None:
+      check_positive(name, positive)
   made = Rollouts(rewards.bind(reward), group, temperature, updates, reference is not None, chunk, values=values)
   terms = Valued(Bounds(epsilon, epsilon), beta, gamma, lam, value_weight, value_clip, whiten)
   return PolicyGradient(made, terms, reference, whole_batch=whiten, beside=critic)

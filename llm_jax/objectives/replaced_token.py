@@ -13,12 +13,12 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from llm_jax.core.errors import ConfigError
 from llm_jax.core.output import Output
 from llm_jax.core.types import Batch, Key, Knobs, Losses, Mean, Objective, Params, Vocabulary
 from llm_jax.objectives import masked_lm
 from llm_jax.objectives.combined import Part, combine
 from llm_jax.objectives.cross_entropy import in_chunks
+from llm_jax.objectives.knob_ranges import check_positive
 from llm_jax.objectives.masking import Unit, first_positions, mask
 from llm_jax.objectives.text_rows import documents, real_tokens, row_keys, two_keys
 
@@ -102,8 +102,7 @@ def build(*, weight: float = 50.0, temperature: float = 1.0, ratio: float = 0.15
     chunk: tokens whose logits are held at once; 'auto' holds all when they are few.
   """
   for name, value in (("weight", weight), ("temperature", temperature)):
-    if value <= 0:
-      raise ConfigError(f"config.objective.{name}", f"got {value:g}", accepted="a number above 0")
+    check_positive(name, value)
   masked = masked_lm.build(ratio=ratio, unit=unit, longest=longest, mask_share=mask_share, random_share=0.0,
                            bound=bound, chunk=chunk)
   return ReplacedToken(masked, weight, temperature)

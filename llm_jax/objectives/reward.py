@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from llm_jax.core.errors import ConfigError
 from llm_jax.core.row_parts import PADDING
 from llm_jax.core.types import Batch, Key, Knobs, Losses, Objective, Params
+from llm_jax.objectives.knob_ranges import check_not_negative
 from llm_jax.objectives.preference_pairs import FIELDS, Pair, apart, reward_metrics, side_by_side
 
 
@@ -56,6 +57,5 @@ def build(*, margin: bool = False, centring: float = 0.0) -> Reward:
   Raises:
     ConfigError: a negative centring.
   """
-  if centring < 0:
-    raise ConfigError("config.objective.centring", f"got {centring:g}", accepted="a number from 0")
+  check_not_negative("centring", centring)
   return Reward(margin, centring)

@@ -3,10 +3,9 @@ basics: RLOO): a completion is one action, so the ratio is that of the whole com
 reference is taken off its reward.
 """
 
-from llm_jax.core.errors import ConfigError
 from llm_jax.objectives import advantages, rewards, rollouts
-from llm_jax.objectives.grpo import referred
-from llm_jax.objectives.policy_gradient import Compared, PolicyGradient
+from llm_jax.objectives.knob_ranges import check_positive
+from llm_jax.objectives.policy_gradient import Compared, PolicyGradient, referred
 from llm_jax.objectives.policy_loss import Bounds
 from llm_jax.objectives.rollouts import Rollouts
 
@@ -30,8 +29,7 @@ def build(*, reward: str | dict | list = "exact", group: int = 4, epsilon: float
   """
   rollouts.checked(group, temperature, updates, 2)
   reference = referred(beta, reference)
-  if epsilon <= 0:
-    raise ConfigError("config.objective.epsilon", f"got {epsilon:g}", accepted="a number above 0")
+  check_positive("epsilon", epsilon)
   made = Rollouts(rewards.bind(reward), group, temperature, updates, reference is not None, chunk)
   terms = Compared(advantages.leave_one_out, "grpo", "product", Bounds(epsilon, epsilon), beta, in_reward=True)
   return PolicyGradient(made, terms, reference)

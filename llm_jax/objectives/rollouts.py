@@ -19,6 +19,7 @@ from llm_jax.core.errors import ConfigError
 from llm_jax.core.output import Output
 from llm_jax.core.row_parts import COMPLETION, PADDING, PROMPT
 from llm_jax.core.types import Batch, Key, Losses, Mean, Metrics, Params, Reward, Sampler, Vocabulary
+from llm_jax.objectives.knob_ranges import check_positive
 from llm_jax.objectives.text_rows import row_keys
 from llm_jax.objectives.token_logprobs import scored, token_logprobs
 
@@ -129,8 +130,7 @@ def checked(group: int, temperature: float, updates: int, least: int) -> None:
   for name, value, low in (("group", group, least), ("updates", updates, 1)):
     if value < low:
       raise ConfigError(f"config.objective.{name}", f"got {value}", accepted=f"a whole number from {low}")
-  if temperature <= 0:
-    raise ConfigError("config.objective.temperature", f"got {temperature:g}", accepted="a number above 0")
+  check_positive("temperature", temperature)
 
 
 def flat(x_BG: jax.Array) -> jax.Array:

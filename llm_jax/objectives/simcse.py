@@ -17,6 +17,7 @@ import jax.numpy as jnp
 
 from llm_jax.core.errors import ConfigError
 from llm_jax.core.types import Batch, Key, Knobs, Losses, Mean, Objective, Params
+from llm_jax.objectives.knob_ranges import check_positive
 from llm_jax.objectives.text_rows import documents, real_tokens
 
 Pooling = Literal["mean", "first", "last"]
@@ -81,8 +82,7 @@ def build(*, form: Literal["masked", "causal"] = "masked", pooling: Pooling = "m
     pooling: a row's embedding: the mean over its tokens, its first token (a bidirectional model's [CLS]), or its last.
     temperature: by which cosines are divided.
   """
-  if temperature <= 0:
-    raise ConfigError("config.objective.temperature", f"got {temperature:g}", accepted="a number above 0")
+  check_positive("temperature", temperature)
   if form == "causal" and pooling == "first":
     raise ConfigError("config.objective.pooling", "'first', which sees nothing but itself in a causal model",
                       accepted="'mean' or 'last'")

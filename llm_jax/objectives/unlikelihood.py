@@ -14,10 +14,10 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from llm_jax.core.errors import ConfigError
 from llm_jax.core.output import Output
 from llm_jax.core.types import Batch, Key, Knobs, Losses, Objective, Params
 from llm_jax.objectives.cross_entropy import in_chunks, means, of_logits, wide
+from llm_jax.objectives.knob_ranges import check_not_negative
 from llm_jax.objectives.text_rows import documents
 
 NOTHING = -1  # in a context: no token
@@ -62,8 +62,8 @@ def token_unlikelihood(output: Output, targets_BL: jax.Array, context_BL: jax.Ar
     logits = scores(hidden)
     seen = last_seen(context_BL, context, place, logits.shape[-1]) >= start[..., None]
     ids = jax.lax.broadcasted_iota(targets.dtype, logits.shape, logits.ndim - 1)
-    logp = jax.nn.log_softmax(logits.astype(jnp.float32))
-    against = jnp.where(seen & (ids != targets[..., None]), -_log_of_rest(logp), 0.0).sum(-1)
+    log_of_rest = jax.nn.log1mexp(jnp.maximum(-jax.nn.log_softmax(logits.astype(jnp.float32)), SURE))
+    against = jnp.where(seen & (ids != targets[..., None]), -log_of_rest, 0.0).sum(-1)
     repeats = (seen & (ids == logits.argmax(-1)[..., None])).any(-1).astype(jnp.float32)
     return {"nll": of_logits(logits, targets)[0], "unlikelihood": against, "repeats": repeats}
   found: dict[str, jax.Array] = in_chunks(losses, wide(scores), output.hidden, targets_BL, context_BL, place_BL,
@@ -89,13 +89,6 @@ def last_seen(row_BL: jax.Array, part_BC: jax.Array, place_BC: jax.Array, vocab:
   return jnp.maximum(jax.lax.cummax(here_BCV, axis=1), before_BV[:, None])
 
 
-def _log_of_rest(logp: jax.Array) -> jax.Array:
-  """log(1 - p) of log p, exact at both ends."""
-  logp = jnp.minimum(logp, -SURE)
-  likely = logp > -0.6931472
-  return jnp.where(likely, jnp.log(-jnp.expm1(jnp.where(likely, logp, -1.0))), jnp.log1p(-jnp.exp(logp)))
-
-
 def build(*, alpha: float = 1.0, chunk: int | str = "auto") -> Unlikelihood:
   """Cross-entropy with token-level unlikelihood of what was said before.
 
@@ -103,6 +96,5 @@ def build(*, alpha: float = 1.0, chunk: int | str = "auto") -> Unlikelihood:
     alpha: weight of the unlikelihood.
     chunk: tokens whose logits are held at once; 'auto' holds all when they are few.
   """
-  if alpha < 0:
-    raise ConfigError("config.objective.alpha", f"got {alpha:g}", accepted="a number from 0")
+  check_not_negative("alpha", alpha)
   return Unlikelihood(alpha, chunk)
