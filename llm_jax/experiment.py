@@ -144,10 +144,8 @@ def _average(ema: settings.Ema, average: Any, params: Any, step: jax.Array) -> A
 
 def make_curriculum(spec: Any, train: settings.Train) -> Curriculum:
   """The curriculum of a resolved section: one, or a list that composes."""
-  specs = spec if isinstance(spec, list) else [spec]
-  keys = [f"config.curriculum[{i}]" if isinstance(spec, list) else "config.curriculum" for i in range(len(specs))]
   return compose([plugins.bind("curriculum", s, key)(train.steps, train.batch_size, train.length)
-                  for s, key in zip(specs, keys, strict=True)], train.batch_size, train.length)
+                  for s, key in plugins.listed(spec, "config.curriculum")], train.batch_size, train.length)
 
 
 def adapted(model: Model, peft: Method | None) -> Model:

@@ -171,3 +171,20 @@ def bind(room: str, spec: Mapping[str, Any], key: str) -> Callable:
     raise ConfigError(f"{key}.name", "required but not given", accepted=", ".join(available(room)))
   module = find(room, spec["name"], f"{key}.name")
   return functools.partial(module.build, **check_knobs(module.build, spec, key))
+
+
+def listed(section: Any, key: str) -> list[tuple[Any, str]]:
+  """(section, its key) of one section, or of each in a list of them; a name alone is the section of its defaults."""
+  many = isinstance(section, list | tuple)
+  return [({"name": s} if isinstance(s, str) else s, f"{key}[{i}]" if many else key)
+          for i, s in enumerate(section if many else [section])]
+
+
+def weighed(room: str, spec: Mapping[str, Any], key: str) -> tuple[float, Callable]:
+  """The `weight` that a part of a sum has beside its own knobs (default 1), and what `bind` makes of these.
+
+  Raises:
+    ConfigError: a weight that is no number; and as `bind`.
+  """
+  own = {k: v for k, v in spec.items() if k != "weight"}
+  return check_type(spec.get("weight", 1.0), float, f"{key}.weight"), bind(room, own, key)

@@ -7,7 +7,7 @@ skipped never changes the order of the rest.
 
 import dataclasses
 import pathlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal, Protocol
 
 from llm_jax.core.errors import DataError
@@ -119,6 +119,11 @@ def check(document: Document) -> BadRow | None:
   except UnicodeEncodeError as e:
     return BadRow(document.where, f"not valid Unicode: lone surrogate at character {e.start}")
   return None
+
+
+def together(texts: Sequence[Document]) -> Sequence[Document | BadRow]:
+  """The texts of one row, or what is wrong with the first bad one of them in the place of all."""
+  return next(([bad] for bad in map(check, texts) if bad is not None), texts)
 
 
 def write_report(path: pathlib.Path, rows: Iterable[BadRow]) -> None:

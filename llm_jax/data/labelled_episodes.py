@@ -39,7 +39,7 @@ class Class:
     """The ids of document `number`, without special ones."""
     for stream in self.streams:
       if number < stream.documents:
-        ids = stream.tokens[stream.offsets[number]:stream.offsets[number + 1]].astype(np.int64)
+        ids = stream.document(number).astype(np.int64)
         return ids[~np.isin(ids, special)]
       number -= stream.documents
     raise IndexError(number)

@@ -54,8 +54,7 @@ class LabelledSource:
                              "segment_ids": np.zeros((len(texts), length), np.int32)}
     for r, (s, text) in enumerate(zip(which.tolist(), texts.tolist())):
       stream, number = self.streams[s], text - int(ends[s] - self.counts[s])
-      start, end = int(stream.offsets[number]), int(stream.offsets[number + 1])
-      ids = stream.tokens[start:min(end, start + length)]
+      ids = stream.document(number)[:length]
       batch["tokens"][r, :len(ids)] = ids[::-1] if self.reverse else ids
       batch["segment_ids"][r, :len(ids)] = 1
     numbers = np.array([self.labels.index(s.domain) for s in self.streams], np.int32)

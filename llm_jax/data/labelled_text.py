@@ -9,11 +9,12 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 from llm_jax.core.errors import DataError
-from llm_jax.data import row_files, tokenizers
+from llm_jax.data import tokenizers
 from llm_jax.data.corpus import Corpus, DataContext, Rules, prepare
-from llm_jax.data.documents import BadRow, Document, Split
-from llm_jax.data.fingerprint import digest, file_digests
+from llm_jax.data.documents import BadRow, Document
+from llm_jax.data.fingerprint import digest
 from llm_jax.data.labelled_rows import LabelledSource
+from llm_jax.data.row_files import SplitFiles
 from llm_jax.data.splitting import SplitMode
 from llm_jax.data.stdlib import StandardLibrary
 
@@ -70,27 +71,19 @@ class LabelledFiles:
 
   def __init__(self, path: str, validation_path: str | None, text_columns: Sequence[str], label_column: str,
                header: bool, cache_dir: pathlib.Path):
-    self._parts: list[tuple[Split | None, pathlib.Path]] = [
-        ("train" if validation_path else None, file)
-        for file in row_files.files(path, "config.data.path", "labelled texts")]
-    if validation_path:
-      self._parts += [("validation", file) for file in row_files.files(
-          validation_path, "config.data.validation_path", "labelled texts")]
+    self._files = SplitFiles("labelled texts", path, validation_path, cache_dir)
     self._texts, self._label, self._header = tuple(text_columns), label_column, header
-    self.description = f"labelled texts of {path}" + (f", held out {validation_path}" if validation_path else "")
-    digests = file_digests([file for _, file in self._parts], cache_dir)
-    self.fingerprint = digest("labelled", self._texts, label_column, header,
-                              [(part, file.name, digests[file]) for part, file in self._parts])
+    self.description = self._files.description
+    self.fingerprint = digest("labelled", self._texts, label_column, header, self._files.digests)
 
   def documents(self) -> Iterator[Document | BadRow]:
-    for part, file in self._parts:
-      for where, row in row_files.read(file, self._header):
-        missing = [c for c in (*self._texts, self._label) if c not in row]
-        if missing:
-          yield BadRow(where, f"no column {missing[0]!r}; there are {', '.join(map(repr, sorted(row)[:8]))}")
-          continue
-        text = " ".join(str(row[c]) for c in self._texts if row[c] is not None)
-        yield Document(text, str(row[self._label]), where, split=part)
+    for part, where, row in self._files.rows(self._header):
+      missing = [c for c in (*self._texts, self._label) if c not in row]
+      if missing:
+        yield BadRow(where, f"no column {missing[0]!r}; there are {', '.join(map(repr, sorted(row)[:8]))}")
+        continue
+      text = " ".join(str(row[c]) for c in self._texts if row[c] is not None)
+      yield Document(text, str(row[self._label]), where, split=part)
 
 
 class LibraryKinds:

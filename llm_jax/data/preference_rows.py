@@ -73,8 +73,7 @@ class PreferenceRows(abc.ABC):
 
   def text(self, domain: str, number: int) -> np.ndarray:
     """The ids of a text."""
-    stream = self.streams[domain]
-    return stream.tokens[int(stream.offsets[number]):int(stream.offsets[number + 1])]
+    return self.streams[domain].document(number)
 
   def rows_of(self, prompt: np.ndarray, completions: Sequence[np.ndarray], length: int) -> list[np.ndarray]:
     """(2, length) for each completion: ids, and the part that each is of."""

@@ -11,10 +11,11 @@ from typing import Literal
 
 import numpy as np
 
-from llm_jax.data import row_files, tokenizers
-from llm_jax.data.documents import BadRow, Document, DocumentSource, Split, check
-from llm_jax.data.fingerprint import bytes_digest, digest, file_digests
+from llm_jax.data import tokenizers
+from llm_jax.data.documents import BadRow, Document, DocumentSource, Split, together
+from llm_jax.data.fingerprint import bytes_digest, digest
 from llm_jax.data.preference_texts import Judged, Pair, UnfitRowError, judged_of, pair_of
+from llm_jax.data.row_files import SplitFiles
 from llm_jax.data.stdlib import FallbackText, library
 
 Form = Literal["pairs", "unpaired"]
@@ -40,26 +41,18 @@ class PreferenceFiles:
   """A DocumentSource over .jsonl, .jsonl.gz, .parquet or .csv files of preferences."""
 
   def __init__(self, path: str, validation_path: str | None, form: Form, cache_dir: pathlib.Path):
-    found = lambda path, knob: row_files.files(path, f"config.data.{knob}", "preferences")
-    self._parts: list[tuple[Split | None, pathlib.Path]] = [
-        ("train" if validation_path else None, file) for file in found(path, "path")]
-    if validation_path:
-      self._parts += [("validation", file) for file in found(validation_path, "validation_path")]
-    self._form = form
-    self.description = f"preferences of {path}" + (f", held out {validation_path}" if validation_path else "")
-    digests = file_digests([file for _, file in self._parts], cache_dir)
-    self.fingerprint = digest("preferences", form, [(part, file.name, digests[file]) for part, file in self._parts])
+    self._files, self._form = SplitFiles("preferences", path, validation_path, cache_dir), form
+    self.description = self._files.description
+    self.fingerprint = digest("preferences", form, self._files.digests)
 
   def documents(self) -> Iterator[Document | BadRow]:
-    for part, file in self._parts:
-      for where, row in row_files.read(file):
-        try:
-          said: Sequence[Pair | Judged] = [pair_of(row)] if self._form == "pairs" else judged_of(row)
-        except UnfitRowError as e:
-          yield BadRow(where, str(e))
-          continue
-        made = documents_of(said, where, said[0].prompt, part)
-        yield from next(([bad] for bad in map(check, made) if bad is not None), made)
+    for part, where, row in self._files.rows():
+      try:
+        said: Sequence[Pair | Judged] = [pair_of(row)] if self._form == "pairs" else judged_of(row)
+      except UnfitRowError as e:
+        yield BadRow(where, str(e))
+        continue
+      yield from together(documents_of(said, where, said[0].prompt, part))
 
 
 class LibraryPassages:

@@ -106,9 +106,7 @@ class Problems:
       ConfigError: rows too short for a prompt and its answer.
     """
     P, A = self.widths
-    if plan.length < P + A:
-      raise ConfigError("config.train.length", f"{plan.length} tokens do not hold a prompt of {P} and an answer of {A}",
-                        accepted=f"at least {P + A}")
+    check_length(plan.length, P, A)
     example = (step * plan.batch + np.arange(plan.batch))[rows or slice(None)]
     key = ("problems", self.task, self.digits, "held out") if self.rows else ("problems", self.seed)
     texts = [self.problem(*key, i) for i in example.tolist()]
@@ -117,6 +115,25 @@ class Problems:
     if self.rows is not None:
       batch["weights"] *= (example < self.rows)[:, None]
     return batch
+
+
+def check_length(length: int, prompt: int, answer: int, remedy: str = "") -> None:
+  """Raises ConfigError if rows of `length` tokens do not hold so long a prompt and answer. remedy: a further one."""
+  if length < prompt + answer:
+    raise ConfigError("config.train.length", f"{length} tokens do not hold a prompt of {prompt} and an answer of "
+                      f"{answer}", accepted=f"at least {prompt + answer}{remedy}")
+
+
+def end_of_answers(tokenizer: Tokenizer) -> int:
+  """The id that ends an answer.
+
+  Raises:
+    ConfigError: a tokenizer without one.
+  """
+  if tokenizer.end_of_document is None:
+    raise ConfigError("config.data.tokenizer", "has neither an 'eod' nor an 'eos' token, which ends an answer",
+                      accepted="a tokenizer with one of these roles")
+  return tokenizer.end_of_document
 
 
 def rows_of(pairs: list[tuple[np.ndarray, np.ndarray]], widths: tuple[int, int], length: int, end: int,
@@ -163,10 +180,7 @@ def build(context: DataContext, *, task: Literal["addition", "multiplication", "
   random = generator("problems, tokenizer", task, digits)
   texts = ["".join(TASKS[task](random, digits)) for _ in range(1000)]
   made = plugins.bind(tokenizers.ROOM, spec, "config.data.tokenizer")(context).train(["0123456789", *texts])
-  end = made.end_of_document
-  if end is None:
-    raise ConfigError("config.data.tokenizer", "has neither an 'eod' nor an 'eos' token, which ends an answer",
-                      accepted="a tokenizer with one of these roles")
+  end = end_of_answers(made)
   name = digest("problems", task, digits, held_out, made.fingerprint)
   source = lambda rows: Problems(task, digits, held_out, made, end, made.special.get("pad", end), context.seed,
                                  digest(name, rows), rows)

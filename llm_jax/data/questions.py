@@ -12,12 +12,12 @@ import numpy as np
 
 from llm_jax.core.errors import ConfigError
 from llm_jax.core.types import Batch, Plan
-from llm_jax.data import row_files
 from llm_jax.data.corpus import Corpus, DataContext, Rules, prepare
-from llm_jax.data.documents import BadRow, Document, Split, check
-from llm_jax.data.fingerprint import digest, file_digests
+from llm_jax.data.documents import BadRow, Document, together
+from llm_jax.data.fingerprint import digest
 from llm_jax.data.passes import Passes
-from llm_jax.data.problems import FIELDS, rows_of
+from llm_jax.data.problems import FIELDS, check_length, end_of_answers, rows_of
+from llm_jax.data.row_files import SplitFiles
 from llm_jax.data.token_store import Stream
 
 STREAMS = ("prompt", "answer")
@@ -28,26 +28,18 @@ class QuestionFiles:
   of the split."""
 
   def __init__(self, path: str, validation_path: str | None, columns: tuple[str, str], cache_dir: pathlib.Path):
-    found = lambda path, knob: row_files.files(path, f"config.data.{knob}", "prompts and answers")
-    self._parts: list[tuple[Split | None, pathlib.Path]] = [
-        ("train" if validation_path else None, file) for file in found(path, "path")]
-    if validation_path:
-      self._parts += [("validation", file) for file in found(validation_path, "validation_path")]
-    self._columns = columns
-    self.description = f"prompts and answers of {path}" + (f", held out {validation_path}" if validation_path else "")
-    digests = file_digests([file for _, file in self._parts], cache_dir)
-    self.fingerprint = digest("questions", columns, [(part, file.name, digests[file]) for part, file in self._parts])
+    self._files, self._columns = SplitFiles("prompts and answers", path, validation_path, cache_dir), columns
+    self.description = self._files.description
+    self.fingerprint = digest("questions", columns, self._files.digests)
 
   def documents(self) -> Iterator[Document | BadRow]:
-    for part, file in self._parts:
-      for where, row in row_files.read(file):
-        if missing := [c for c in self._columns if row.get(c) is None]:
-          yield BadRow(where, f"no {missing[0]!r}; there are {', '.join(map(repr, sorted(row)[:8])) or 'no fields'}")
-          continue
-        texts = [str(row[c]) for c in self._columns]
-        made = [Document(text, name, where, group=texts[0], split=part, counts=not i)
-                for i, (text, name) in enumerate(zip(texts, STREAMS))]
-        yield from next(([bad] for bad in map(check, made) if bad is not None), made)
+    for part, where, row in self._files.rows():
+      if missing := [c for c in self._columns if row.get(c) is None]:
+        yield BadRow(where, f"no {missing[0]!r}; there are {', '.join(map(repr, sorted(row)[:8])) or 'no fields'}")
+        continue
+      texts = [str(row[c]) for c in self._columns]
+      yield from together([Document(text, name, where, group=texts[0], split=part, counts=not i)
+                           for i, (text, name) in enumerate(zip(texts, STREAMS))])
 
 
 class Questions:
@@ -75,19 +67,13 @@ class Questions:
     """Rows `rows` (default all) of the batch of `step`; raises as `Passes.places`, and ConfigError for rows that are
     too short."""
     P, A = self.widths
-    if plan.length < P + A:
-      raise ConfigError("config.train.length", f"{plan.length} tokens do not hold a prompt of {P} and an answer of {A}",
-                        accepted=f"at least {P + A}, or less of config.data.prompt_tokens and answer_tokens")
+    check_length(plan.length, P, A, ", or less of config.data.prompt_tokens and answer_tokens")
     place, counts = self.passes.places(step, plan)
     kept, room = rows or slice(None), P - len(self.begin)
-    pairs = [(np.array([*self.begin, *self._text("prompt", i)[-room:]]), self._text("answer", i)[:A - 1])
-             for i in place[kept].tolist()]
+    prompts, answers = self.streams["prompt"].document, self.streams["answer"].document
+    pairs = [(np.array([*self.begin, *prompts(i)[-room:]]), answers(i)[:A - 1]) for i in place[kept].tolist()]
     batch = rows_of(pairs, (P, A), plan.length, self.end, self.pad)
     return batch | {"weights": batch["weights"] * counts[kept][:, None]}
-
-  def _text(self, name: str, number: int) -> np.ndarray:
-    stream = self.streams[name]
-    return stream.tokens[int(stream.offsets[number]):int(stream.offsets[number + 1])]
 
 
 def build(context: DataContext, *, path: str, validation_path: str | None = None, prompt_column: str = "prompt",
@@ -119,15 +105,13 @@ def build(context: DataContext, *, path: str, validation_path: str | None = None
   rules = Rules(tokenizer=tokenizer, validation_fraction=validation_fraction, split="documents", bos=False, eod=False,
                 on_bad_data=on_bad_data, max_bad_fraction=max_bad_fraction)
   corpus = prepare(context, source, rules)
-  assert corpus.tokenizer is not None
-  end, special = corpus.tokenizer.end_of_document, corpus.tokenizer.special
-  if end is None:
-    raise ConfigError("config.data.tokenizer", "has neither an 'eod' nor an 'eos' token, which ends an answer",
-                      accepted="a tokenizer with one of these roles")
-  made: dict[str, Any] = {
+  made = corpus.tokenizer
+  assert made is not None
+  end = end_of_answers(made)
+  sources: dict[str, Any] = {
       split: Questions([s for s in corpus.streams if s.split == split], (prompt_tokens, answer_tokens),
-                       begin=special.get("bos") if bos else None, end=end, pad=special.get("pad", end),
+                       begin=made.begin_of_document if bos else None, end=end, pad=made.special.get("pad", end),
                        seed=context.seed, fingerprint=corpus.fingerprint, once=split == "validation")
       for split in ("train", "validation")}
-  return Corpus(corpus.tokenizer, made["train"], {"validation": made["validation"]}, made["train"].fingerprint,
+  return Corpus(made, sources["train"], {"validation": sources["validation"]}, sources["train"].fingerprint,
                 corpus.description, corpus.bad_report)

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from llm_jax.core.errors import ConfigError
+from llm_jax.data.documents import Split
+from llm_jax.data.fingerprint import file_digests
 
 Rows = Iterator[tuple[str, dict[str, Any]]]  # (file:line, row); a row that cannot be read has no columns
 
@@ -66,6 +68,31 @@ def files(path: str, key: str, what: str) -> list[pathlib.Path]:
   if not found or _kind(found[0]) not in READERS:
     raise ConfigError(key, f"no {what} at {path!r}", accepted=", ".join(READERS))
   return found
+
+
+class SplitFiles:
+  """Files of rows to train on, and of held-out ones where these are given.
+
+  description: `what` they are and where they lie; digests: [(split or None, file name, digest of its content)].
+
+  Raises:
+    ConfigError: no files at config.data.path, or at config.data.validation_path.
+  """
+
+  def __init__(self, what: str, path: str, validation_path: str | None, cache_dir: pathlib.Path):
+    self._parts: list[tuple[Split | None, pathlib.Path]] = [
+        ("train" if validation_path else None, file) for file in files(path, "config.data.path", what)]
+    if validation_path:
+      self._parts += [("validation", file) for file in files(validation_path, "config.data.validation_path", what)]
+    self.description = f"{what} of {path}" + (f", held out {validation_path}" if validation_path else "")
+    digests = file_digests([file for _, file in self._parts], cache_dir)
+    self.digests = [(part, file.name, digests[file]) for part, file in self._parts]
+
+  def rows(self, header: bool = True) -> Iterator[tuple[Split | None, str, dict[str, Any]]]:
+    """(its split, None if it is not fixed; file:line; the row) of every row."""
+    for part, file in self._parts:
+      for where, row in read(file, header):
+        yield part, where, row
 
 
 def _kind(file: pathlib.Path) -> str:

@@ -62,6 +62,10 @@ class Stream:
     """(documents,) float64: what the source says of each document, if `rated`."""
     return self._map("difficulty", "<f8")
 
+  def document(self, number: int) -> np.ndarray:
+    """The ids of one document."""
+    return self.tokens[int(self.offsets[number]):int(self.offsets[number + 1])]
+
   def _map(self, what: str, dtype: str) -> np.ndarray:
     path = pathlib.Path(self.folder) / f"{self.stem}.{what}"
     return np.memmap(path, dtype, mode="r").view(np.ndarray)  # a memmap's own slices cost microseconds each

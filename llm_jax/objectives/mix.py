@@ -74,21 +74,21 @@ def build(*, parts: list) -> Mix:
   """
   if not parts:
     raise ConfigError(KEY, "an empty list", accepted="[dict(name='masked_lm', weight=1.0), ...]")
-  specs = [{"name": spec} if isinstance(spec, str) else spec for spec in parts]
   found: list[tuple[str, float, Objective]] = []
-  for i, spec in enumerate(specs):
-    weight = plugins.check_type(spec.get("weight", 1.0), float, f"{KEY}[{i}].weight")
+  names: list[str] = []
+  for spec, key in plugins.listed(parts, KEY):
+    weight, made = plugins.weighed("objectives", spec, key)
     if weight <= 0:
-      raise ConfigError(f"{KEY}[{i}].weight", f"got {weight:g}", accepted="a number above 0")
-    part = plugins.bind("objectives", {k: v for k, v in spec.items() if k != "weight"}, f"{KEY}[{i}]")()
+      raise ConfigError(f"{key}.weight", f"got {weight:g}", accepted="a number above 0")
+    part, name = made(), spec["name"]
     if any(f.startswith("support.") for f in part.fields):
-      raise ConfigError(f"{KEY}[{i}].name", f"{spec['name']!r} reads whole episodes", accepted="objectives over rows")
+      raise ConfigError(f"{key}.name", f"{name!r} reads whole episodes", accepted="objectives over rows")
     if getattr(part, "beside", None) is not None:
-      raise ConfigError(f"{KEY}[{i}].name", f"{spec['name']!r} trains more than the model", accepted="other objectives")
+      raise ConfigError(f"{key}.name", f"{name!r} trains more than the model", accepted="other objectives")
     if part.remembers:
-      raise ConfigError(f"{KEY}[{i}].updates", "what one part remembers, a mix forgets", accepted="1")
-    earlier = sum(other["name"] == spec["name"] for other in specs[:i])
-    found.append((f"{spec['name']}_{earlier + 1}" if earlier else spec["name"], weight, part))
+      raise ConfigError(f"{key}.updates", "what one part remembers, a mix forgets", accepted="1")
+    names.append(name)
+    found.append((f"{name}_{names.count(name)}" if names.count(name) > 1 else name, weight, part))
   if len(teachers := {part.reference for _, _, part in found} - {None}) > 1:
     raise ConfigError(KEY, f"several teachers: {', '.join(sorted(map(str, teachers)))}", accepted="one for all parts")
   return Mix(tuple(found))

@@ -44,11 +44,8 @@ def bind(spec: Any) -> Sum:
   Raises:
     ConfigError: none at all, an unknown one, or knobs that it does not have.
   """
-  specs = spec if isinstance(spec, list | tuple) else [spec]
-  if not specs:
+  sections = plugins.listed(spec, KEY)
+  if not sections:
     raise ConfigError(KEY, "an empty list", accepted="dict(name='exact'), or a list of such")
-  specs = [{"name": s} if isinstance(s, str) else s for s in specs]
-  keys = [f"{KEY}[{i}]" if isinstance(spec, list | tuple) else KEY for i in range(len(specs))]
-  return Sum(tuple((plugins.check_type(s.get("weight", 1.0), float, f"{key}.weight"),
-                    plugins.bind("rewards", {k: v for k, v in s.items() if k != "weight"}, key)())
-                   for s, key in zip(specs, keys)))
+  found = [plugins.weighed("rewards", section, key) for section, key in sections]
+  return Sum(tuple((weight, build()) for weight, build in found))
