@@ -2,6 +2,7 @@
 
 import contextlib
 import contextvars
+import os
 from collections.abc import Iterator
 
 import jax
@@ -22,3 +23,8 @@ def made_for(count: int) -> Iterator[None]:
 def count() -> int:
   """Devices that share the work of what is traced here."""
   return _count.get() or jax.device_count()
+
+
+def threads() -> int:
+  """Threads that one CPU device works with."""
+  return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

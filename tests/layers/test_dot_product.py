@@ -65,6 +65,16 @@ def test_blocked_equals_xla_in_bfloat16():
   same(run("blocked"), run("xla"), tensors(130, 4, 2, dtype="bfloat16"), 3e-2)
 
 
+@pytest.mark.parametrize("rows, threads", [(1, 4), (3, 2), (5, 3)])
+def test_blocked_cuts_any_batch_among_any_threads(monkeypatch, rows, threads):
+  monkeypatch.setattr(attention_blocked, "threads", lambda: threads)
+  keys = jax.random.split(jax.random.key(2), 4)
+  x = [jax.random.normal(key, (rows, 70, heads, 8)) for key, heads in zip(keys, (2, 1, 1, 2), strict=True)]
+  ids = jnp.sort(jax.random.randint(jax.random.key(5), (rows, 70), 0, 3), -1)
+  run = lambda name: lambda q, k, v: attend(q, k, v, Visibility(segments=(ids, ids)), implementation=name)
+  same(run("blocked"), run("xla"), [a.astype("bfloat16") for a in x], 3e-2)
+
+
 def test_blocked_under_scan_remat_and_vmap():
   def chained(name):
     layer = lambda x, _: (x + attend(x, x, x, Visibility(), implementation=name), None)
