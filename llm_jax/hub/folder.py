@@ -1,7 +1,8 @@
 """A Hugging Face folder as a model, its parameters and its tokenizer, and back.
 
-What a model type's config.json and tensors mean is said by the models/ file that declares it (core/hugging_face.py);
-this file finds that file, reads and writes. No code of a folder ever runs: `auto_map` and Python files are passed over.
+What a model type's config.json and tensors mean is said by the models/ file that declares it (core/hugging_face.py,
+core/tensor_table.py); this file finds that file, reads and writes. No code of a folder ever runs: `auto_map` and Python
+files are passed over.
 """
 
 import dataclasses

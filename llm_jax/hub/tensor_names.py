@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from llm_jax.core.errors import CheckpointError
-from llm_jax.core.hugging_face import Family, Names, Tensor
+from llm_jax.core.hugging_face import Family
 from llm_jax.core.names import difference
+from llm_jax.core.tensor_table import Names, Tensor
 
 Place = tuple[tuple[str, ...], Tensor, tuple[int, ...]]  # our names, the row, the index into our stacked axes
 OLD_NAMES = (("gamma", "weight"), ("beta", "bias"))  # LayerNorm's, in files of the first releases

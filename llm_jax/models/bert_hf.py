@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from llm_jax.core import hugging_face as hf
+from llm_jax.core import tensor_table as tensors
 from llm_jax.models.bert import DISTILBERT, ROBERTA, from_config
 from llm_jax.models.bert_encoder import BertConfig
 from llm_jax.models.electra import ELECTRA
@@ -122,28 +123,28 @@ HARMLESS = ("directionality", "pooler_fc_size", "pooler_num_attention_heads", "p
             "embedding_size")
 
 
-def names(config: BertConfig) -> hf.Names:
+def names(config: BertConfig) -> tensors.Names:
   """The rows of this config's dialect."""
   d = DIALECTS[config.family]
-  table: hf.Names = {}
+  table: tensors.Names = {}
   for ours, theirs in {"tokens": "word", "positions": "position", "token_types": "token_type",
                        "task_types": "task_type"}.items():
-    table |= hf.embedding(f"embeddings.{ours}", f"{d.trunk}.embeddings.{theirs}_embeddings")
-  table |= hf.norm("embeddings.norm", f"{d.trunk}.embeddings.LayerNorm")
-  table |= hf.linear("encoder.project", f"{d.trunk}.embeddings_project")
+    table |= tensors.embedding(f"embeddings.{ours}", f"{d.trunk}.embeddings.{theirs}_embeddings")
+  table |= tensors.norm("embeddings.norm", f"{d.trunk}.embeddings.LayerNorm")
+  table |= tensors.linear("encoder.project", f"{d.trunk}.embeddings_project")
   for ours, theirs in d.layer.items():
-    row = hf.norm if ours.endswith("norm") else hf.linear
+    row = tensors.norm if ours.endswith("norm") else tensors.linear
     inputs = dict(inputs=2) if ours == "attention.out" else {}
     table |= row(f"encoder.blocks.{ours}", f"{d.trunk}.{d.layers}.{{layer}}.{theirs}", **inputs)
   bias = d.head["head.bias"] if config.tied or not d.tied_bias else f"{d.head['head.decoder']}.bias"
-  table |= hf.linear("head.dense", d.head["head.dense"]) | hf.norm("head.norm", d.head["head.norm"])
-  table |= hf.matrix("head.decoder.kernel", f"{d.head['head.decoder']}.weight") | hf.vector("head.bias", bias)
-  table |= hf.linear("replaced.dense", "discriminator_predictions.dense")
-  table |= hf.linear("replaced.score", "discriminator_predictions.dense_prediction")
-  table |= hf.linear("next_sentence", "cls.seq_relationship")
-  table |= hf.linear("pooler.dense", d.pooler.get(config.head, d.pooler[None]))
+  table |= tensors.linear("head.dense", d.head["head.dense"]) | tensors.norm("head.norm", d.head["head.norm"])
+  table |= tensors.matrix("head.decoder.kernel", f"{d.head['head.decoder']}.weight") | tensors.vector("head.bias", bias)
+  table |= tensors.linear("replaced.dense", "discriminator_predictions.dense")
+  table |= tensors.linear("replaced.score", "discriminator_predictions.dense_prediction")
+  table |= tensors.linear("next_sentence", "cls.seq_relationship")
+  table |= tensors.linear("pooler.dense", d.pooler.get(config.head, d.pooler[None]))
   classifier = {"sequence": d.classifier, "question": "qa_outputs"}.get(config.head, "classifier")
-  return table | hf.linear("classifier", classifier)
+  return table | tensors.linear("classifier", classifier)
 
 
 def tied(config: BertConfig) -> dict[str, str]:

@@ -7,23 +7,25 @@ from collections.abc import Mapping
 from typing import Any
 
 from llm_jax.core import hugging_face as hf
+from llm_jax.core import tensor_table as tensors
 from llm_jax.models.char_cnn import WIDTHS, CharCNNConfig, from_config
 
 KEYS = {name: name for name in ("alphabet", "features", "length", "hidden")} | {"labels": "num_labels"}
 
 
-def convolution(ours: str, theirs: str) -> hf.Names:
+def convolution(ours: str, theirs: str) -> tensors.Names:
   """A Convolution against an nn.Conv1d."""
-  return hf.same(f"{ours}.kernel", f"{theirs}.weight", (2, 1, 0)) | hf.vector(f"{ours}.bias", f"{theirs}.bias")
+  bias = tensors.vector(f"{ours}.bias", f"{theirs}.bias")
+  return tensors.same(f"{ours}.kernel", f"{theirs}.weight", (2, 1, 0)) | bias
 
 
-def names(config: CharCNNConfig) -> hf.Names:
+def names(config: CharCNNConfig) -> tensors.Names:
   """The table of a config."""
-  found: hf.Names = {}
+  found: tensors.Names = {}
   for i in range(len(WIDTHS)):
     found |= convolution(f"conv.{i}", f"conv.{i}")
   for i in range(3):
-    found |= hf.linear(f"fc.{i}", f"fc.{i}")
+    found |= tensors.linear(f"fc.{i}", f"fc.{i}")
   return found
 
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from llm_jax.core import hugging_face as hf
+from llm_jax.core import tensor_table as tensors
 from llm_jax.models.char_cnn_hf import convolution
 from llm_jax.models.char_word_lm import CharWordConfig, from_config
 from llm_jax.models.lstm_hf import layers
@@ -12,15 +13,15 @@ KEYS = {"vocab_size": "vocab_size", "characters": "chars", "character_width": "c
         "hidden": "hidden_size", "depth": "num_layers"}
 
 
-def names(config: CharWordConfig) -> hf.Names:
+def names(config: CharWordConfig) -> tensors.Names:
   """The table of a config."""
-  found = hf.embedding("characters", "char_embedding") | hf.linear("head", "head")
+  found = tensors.embedding("characters", "char_embedding") | tensors.linear("head", "head")
   for i in range(len(config.filters)):
     found |= convolution(f"conv.{i}", f"conv.{i}")
   for i in range(config.highway):
-    found |= hf.matrix(f"highway.{i}.gate.kernel", f"highway_gate.{i}.weight")
-    found |= hf.vector(f"highway.{i}.gate_bias", f"highway_gate.{i}.bias")
-    found |= hf.linear(f"highway.{i}.transform", f"highway_transform.{i}")
+    found |= tensors.matrix(f"highway.{i}.gate.kernel", f"highway_gate.{i}.weight")
+    found |= tensors.vector(f"highway.{i}.gate_bias", f"highway_gate.{i}.bias")
+    found |= tensors.linear(f"highway.{i}.transform", f"highway_transform.{i}")
   return found | layers("layers", "rnn", config.depth, 1)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from llm_jax.core import hugging_face as hf
+from llm_jax.core import tensor_table as tensors
 from llm_jax.core.errors import ConfigError
 from llm_jax.models.deberta import from_config
 from llm_jax.models.deberta_config import DebertaConfig
@@ -54,7 +55,7 @@ HEADS_OF = {
 QKV = tuple(f"blocks.attention.{part}.kernel" for part in ("query", "key", "value"))
 
 
-def _interleaved(x_OD: np.ndarray, shapes: hf.Shapes) -> hf.Arrays:
+def _interleaved(x_OD: np.ndarray, shapes: tensors.Shapes) -> tensors.Arrays:
   """Version 1's matrix of q, k and v, whose rows go by head, then by which of the three."""
   D, H, K = shapes[0]
   if x_OD.shape != (3 * H * K, D):
@@ -62,60 +63,60 @@ def _interleaved(x_OD: np.ndarray, shapes: hf.Shapes) -> hf.Arrays:
   return tuple(np.transpose(part, (2, 0, 1)) for part in np.moveaxis(x_OD.reshape(H, 3, K, D), 1, 0))
 
 
-def _interleave(parts_DHK: hf.Arrays) -> np.ndarray:
+def _interleave(parts_DHK: tensors.Arrays) -> np.ndarray:
   x_H3KD = np.stack([np.transpose(part, (1, 2, 0)) for part in parts_DHK], axis=1)
   return x_H3KD.reshape(-1, x_H3KD.shape[-1])
 
 
-def names(config: DebertaConfig) -> hf.Names:
+def names(config: DebertaConfig) -> tensors.Names:
   """Their tensors: attention of version 1 is fused and interleaved, of version 2 apart."""
   layer, attention = "deberta.encoder.layer.{layer}", "deberta.encoder.layer.{layer}.attention.self"
   if config.form == "v1":
-    projections = ({QKV: hf.Tensor(f"{attention}.in_proj.weight", _interleaved, _interleave)}
-                   | hf.vector("blocks.attention.query.bias", f"{attention}.q_bias")
-                   | hf.vector("blocks.attention.value.bias", f"{attention}.v_bias")
-                   | hf.linear("blocks.attention.position_key", f"{attention}.pos_proj")
-                   | hf.linear("blocks.attention.position_query", f"{attention}.pos_q_proj"))
+    projections = ({QKV: tensors.Tensor(f"{attention}.in_proj.weight", _interleaved, _interleave)}
+                   | tensors.vector("blocks.attention.query.bias", f"{attention}.q_bias")
+                   | tensors.vector("blocks.attention.value.bias", f"{attention}.v_bias")
+                   | tensors.linear("blocks.attention.position_key", f"{attention}.pos_proj")
+                   | tensors.linear("blocks.attention.position_query", f"{attention}.pos_q_proj"))
   else:
-    projections = (hf.linear("blocks.attention.query", f"{attention}.query_proj")
-                   | hf.linear("blocks.attention.key", f"{attention}.key_proj")
-                   | hf.linear("blocks.attention.value", f"{attention}.value_proj")
-                   | hf.linear("blocks.attention.position_key", f"{attention}.pos_key_proj")
-                   | hf.linear("blocks.attention.position_query", f"{attention}.pos_query_proj"))
+    projections = (tensors.linear("blocks.attention.query", f"{attention}.query_proj")
+                   | tensors.linear("blocks.attention.key", f"{attention}.key_proj")
+                   | tensors.linear("blocks.attention.value", f"{attention}.value_proj")
+                   | tensors.linear("blocks.attention.position_key", f"{attention}.pos_key_proj")
+                   | tensors.linear("blocks.attention.position_query", f"{attention}.pos_query_proj"))
   return (
-      hf.embedding("tokens", "deberta.embeddings.word_embeddings")
-      | hf.embedding("positions", "deberta.embeddings.position_embeddings")
-      | hf.embedding("types", "deberta.embeddings.token_type_embeddings")
-      | hf.linear("embed_projection", "deberta.embeddings.embed_proj")
-      | hf.norm("embed_norm", "deberta.embeddings.LayerNorm")
-      | hf.embedding("relative", "deberta.encoder.rel_embeddings")
-      | hf.norm("relative_norm", "deberta.encoder.LayerNorm")
-      | hf.same("convolution.kernel", "deberta.encoder.conv.conv.weight", axes=(2, 1, 0))
-      | hf.vector("convolution.bias", "deberta.encoder.conv.conv.bias")
-      | hf.norm("convolution.norm", "deberta.encoder.conv.LayerNorm")
+      tensors.embedding("tokens", "deberta.embeddings.word_embeddings")
+      | tensors.embedding("positions", "deberta.embeddings.position_embeddings")
+      | tensors.embedding("types", "deberta.embeddings.token_type_embeddings")
+      | tensors.linear("embed_projection", "deberta.embeddings.embed_proj")
+      | tensors.norm("embed_norm", "deberta.embeddings.LayerNorm")
+      | tensors.embedding("relative", "deberta.encoder.rel_embeddings")
+      | tensors.norm("relative_norm", "deberta.encoder.LayerNorm")
+      | tensors.same("convolution.kernel", "deberta.encoder.conv.conv.weight", axes=(2, 1, 0))
+      | tensors.vector("convolution.bias", "deberta.encoder.conv.conv.bias")
+      | tensors.norm("convolution.norm", "deberta.encoder.conv.LayerNorm")
       | projections
-      | hf.linear("blocks.attention.out", f"{layer}.attention.output.dense", inputs=2)
-      | hf.norm("blocks.attention_norm", f"{layer}.attention.output.LayerNorm")
-      | hf.linear("blocks.feed_forward.up", f"{layer}.intermediate.dense")
-      | hf.linear("blocks.feed_forward.down", f"{layer}.output.dense")
-      | hf.norm("blocks.feed_forward_norm", f"{layer}.output.LayerNorm")
+      | tensors.linear("blocks.attention.out", f"{layer}.attention.output.dense", inputs=2)
+      | tensors.norm("blocks.attention_norm", f"{layer}.attention.output.LayerNorm")
+      | tensors.linear("blocks.feed_forward.up", f"{layer}.intermediate.dense")
+      | tensors.linear("blocks.feed_forward.down", f"{layer}.output.dense")
+      | tensors.norm("blocks.feed_forward_norm", f"{layer}.output.LayerNorm")
       | _head_names(config)
   )
 
 
-def _head_names(config: DebertaConfig) -> hf.Names:
+def _head_names(config: DebertaConfig) -> tensors.Names:
   """Both layouts of the masked LM head, and the heads for labels."""
   transform = "cls.predictions.transform" if config.legacy else "lm_predictions.lm_head"
   bias = "lm_predictions.lm_head.bias" if not config.legacy else (
       "cls.predictions.bias" if config.tied else "cls.predictions.decoder.bias")
   return (
-      hf.linear("head.dense", f"{transform}.dense") | hf.norm("head.norm", f"{transform}.LayerNorm")
-      | hf.vector("head.bias", bias) | hf.matrix("head.decoder.kernel", "cls.predictions.decoder.weight")
-      | hf.linear("pooler.dense", "pooler.dense")
-      | hf.norm("replaced.norm", "mask_predictions.LayerNorm")
-      | hf.linear("replaced.dense", "mask_predictions.dense")
-      | hf.linear("replaced.score", "mask_predictions.classifier")
-      | hf.linear("classifier", "qa_outputs" if config.head == "question" else "classifier")
+      tensors.linear("head.dense", f"{transform}.dense") | tensors.norm("head.norm", f"{transform}.LayerNorm")
+      | tensors.vector("head.bias", bias) | tensors.matrix("head.decoder.kernel", "cls.predictions.decoder.weight")
+      | tensors.linear("pooler.dense", "pooler.dense")
+      | tensors.norm("replaced.norm", "mask_predictions.LayerNorm")
+      | tensors.linear("replaced.dense", "mask_predictions.dense")
+      | tensors.linear("replaced.score", "mask_predictions.classifier")
+      | tensors.linear("classifier", "qa_outputs" if config.head == "question" else "classifier")
   )
 
 

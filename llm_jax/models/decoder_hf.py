@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from llm_jax.core import hugging_face as hf
+from llm_jax.core import tensor_table as tensors
 from llm_jax.core.errors import ConfigError, unknown_name
 from llm_jax.layers.positions import SCALINGS, Rope
 from llm_jax.layers.stack import period
@@ -37,44 +38,44 @@ HARMLESS = ("_sliding_window_pattern", "sliding_window_pattern", "hidden_act", "
             "max_window_layers", "use_sliding_window")
 
 
-def names(config: DecoderConfig) -> hf.Names:
+def names(config: DecoderConfig) -> tensors.Names:
   """Gemma 2's and 3's four norms reuse one of Llama's two names for another place."""
   layer = "model.layers.{layer}"
   after = "pre_feedforward_layernorm" if config.norms == "sandwich" else "post_attention_layernorm"
   return (
-      hf.embedding("tokens", "model.embed_tokens")
-      | hf.norm("blocks.attention_norm", f"{layer}.input_layernorm")
-      | hf.linear("blocks.attention.query", f"{layer}.self_attn.q_proj")
-      | hf.linear("blocks.attention.key", f"{layer}.self_attn.k_proj")
-      | hf.linear("blocks.attention.value", f"{layer}.self_attn.v_proj")
-      | hf.linear("blocks.attention.out", f"{layer}.self_attn.o_proj", inputs=2)
-      | hf.norm("blocks.attention.query_norm", f"{layer}.self_attn.q_norm")
-      | hf.norm("blocks.attention.key_norm", f"{layer}.self_attn.k_norm")
-      | hf.norm("blocks.attention_out_norm", f"{layer}.post_attention_layernorm")
-      | hf.norm("blocks.feed_forward_norm", f"{layer}.{after}")
-      | hf.linear("blocks.feed_forward.gate", f"{layer}.mlp.gate_proj")
-      | hf.linear("blocks.feed_forward.up", f"{layer}.mlp.up_proj")
-      | hf.linear("blocks.feed_forward.down", f"{layer}.mlp.down_proj")
+      tensors.embedding("tokens", "model.embed_tokens")
+      | tensors.norm("blocks.attention_norm", f"{layer}.input_layernorm")
+      | tensors.linear("blocks.attention.query", f"{layer}.self_attn.q_proj")
+      | tensors.linear("blocks.attention.key", f"{layer}.self_attn.k_proj")
+      | tensors.linear("blocks.attention.value", f"{layer}.self_attn.v_proj")
+      | tensors.linear("blocks.attention.out", f"{layer}.self_attn.o_proj", inputs=2)
+      | tensors.norm("blocks.attention.query_norm", f"{layer}.self_attn.q_norm")
+      | tensors.norm("blocks.attention.key_norm", f"{layer}.self_attn.k_norm")
+      | tensors.norm("blocks.attention_out_norm", f"{layer}.post_attention_layernorm")
+      | tensors.norm("blocks.feed_forward_norm", f"{layer}.{after}")
+      | tensors.linear("blocks.feed_forward.gate", f"{layer}.mlp.gate_proj")
+      | tensors.linear("blocks.feed_forward.up", f"{layer}.mlp.up_proj")
+      | tensors.linear("blocks.feed_forward.down", f"{layer}.mlp.down_proj")
       | _feed_forward_parts(config, layer)
-      | hf.norm("blocks.feed_forward_out_norm", f"{layer}.post_feedforward_layernorm")
-      | hf.norm("final_norm", "model.norm")
-      | hf.matrix("head.kernel", "lm_head.weight")
-      | hf.matrix("classifier.score.kernel", "score.weight")
-      | hf.linear("classifier", "qa_outputs" if config.head == "question" else "score")
+      | tensors.norm("blocks.feed_forward_out_norm", f"{layer}.post_feedforward_layernorm")
+      | tensors.norm("final_norm", "model.norm")
+      | tensors.matrix("head.kernel", "lm_head.weight")
+      | tensors.matrix("classifier.score.kernel", "score.weight")
+      | tensors.linear("classifier", "qa_outputs" if config.head == "question" else "score")
   )
 
 
-def _feed_forward_parts(config: DecoderConfig, layer: str) -> hf.Names:
+def _feed_forward_parts(config: DecoderConfig, layer: str) -> tensors.Names:
   """Of a mixture: the experts of its sparse layers, one tensor each, and the feed-forward blocks of the others."""
   block, parts = ("block_sparse_moe", ("w1", "w3", "w2")) if config.family == "mixtral" else (
       "mlp", ("gate_proj", "up_proj", "down_proj"))
-  sparse = hf.matrix("sparse.router.kernel", f"{layer}.{block}.gate.weight")
-  dense: hf.Names = {}
+  sparse = tensors.matrix("sparse.router.kernel", f"{layer}.{block}.gate.weight")
+  dense: tensors.Names = {}
   for ours, theirs in zip(("gate", "up", "down"), parts):
-    sparse |= hf.matrix(f"sparse.{ours}.kernel", f"{layer}.{block}.experts.{{expert}}.{theirs}.weight")
-    dense |= hf.linear(f"dense.{ours}", f"{layer}.mlp.{ours}_proj")
+    sparse |= tensors.matrix(f"sparse.{ours}.kernel", f"{layer}.{block}.experts.{{expert}}.{theirs}.weight")
+    dense |= tensors.linear(f"dense.{ours}", f"{layer}.mlp.{ours}_proj")
   others = [i for i in range(config.depth) if i not in config.sparse_layers]
-  return hf.only_layers(config.sparse_layers, sparse) | hf.only_layers(others, dense)
+  return tensors.only_layers(config.sparse_layers, sparse) | tensors.only_layers(others, dense)
 
 
 def config_from_hf(given: Mapping[str, Any]) -> DecoderConfig:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from llm_jax.core import hugging_face as hf
+from llm_jax.core import tensor_table as tensors
 from llm_jax.models.ernie_knowledge import from_config
 from llm_jax.models.ernie_knowledge_config import KINDS, ErnieKnowledgeConfig
 
@@ -29,56 +30,56 @@ HEADS = {"ErnieKnowledgeForPreTraining": "pretraining", "ErnieKnowledgeForSequen
          "ErnieKnowledgeForTokenClassification": "token", "ErnieKnowledgeModel": "none"}
 
 
-def names(config: ErnieKnowledgeConfig) -> hf.Names:
+def names(config: ErnieKnowledgeConfig) -> tensors.Names:
   """Layers of one kind are a stack of ours and carry the numbers of the whole network in their names."""
   found = (
-      hf.embedding("tokens", "bert.embeddings.word_embeddings")
-      | hf.embedding("positions", "bert.embeddings.position_embeddings")
-      | hf.embedding("types", "bert.embeddings.token_type_embeddings")
-      | hf.norm("embed_norm", "bert.embeddings.LayerNorm")
-      | hf.linear("pooler.dense", "bert.pooler.dense")
-      | hf.linear("head.dense", "cls.predictions.transform.dense")
-      | hf.norm("head.norm", "cls.predictions.transform.LayerNorm")
-      | hf.vector("head.bias", "cls.predictions.bias")
-      | hf.matrix("head.decoder.kernel", "cls.predictions.decoder.weight")
-      | hf.linear("entity_head.dense", "cls.predictions_ent.transform.dense")
-      | hf.norm("entity_head.norm", "cls.predictions_ent.transform.LayerNorm")
-      | hf.linear("classifier", "cls.seq_relationship" if config.head == "pretraining" else "classifier")
+      tensors.embedding("tokens", "bert.embeddings.word_embeddings")
+      | tensors.embedding("positions", "bert.embeddings.position_embeddings")
+      | tensors.embedding("types", "bert.embeddings.token_type_embeddings")
+      | tensors.norm("embed_norm", "bert.embeddings.LayerNorm")
+      | tensors.linear("pooler.dense", "bert.pooler.dense")
+      | tensors.linear("head.dense", "cls.predictions.transform.dense")
+      | tensors.norm("head.norm", "cls.predictions.transform.LayerNorm")
+      | tensors.vector("head.bias", "cls.predictions.bias")
+      | tensors.matrix("head.decoder.kernel", "cls.predictions.decoder.weight")
+      | tensors.linear("entity_head.dense", "cls.predictions_ent.transform.dense")
+      | tensors.norm("entity_head.norm", "cls.predictions_ent.transform.LayerNorm")
+      | tensors.linear("classifier", "cls.seq_relationship" if config.head == "pretraining" else "classifier")
   )
   for kind in KINDS:
     numbers = [i for i, k in enumerate(config.layers) if k == kind]
-    found |= hf.only_layers(numbers, _tokens(kind) | ({} if kind == "sim" else _entities(kind)))
+    found |= tensors.only_layers(numbers, _tokens(kind) | ({} if kind == "sim" else _entities(kind)))
   return found
 
 
 LAYER = "bert.encoder.layer.{layer}"
 
 
-def _tokens(kind: str) -> hf.Names:
+def _tokens(kind: str) -> tensors.Names:
   up, down, norm = ("feed_forward.up", "feed_forward.down", "feed_forward_norm") if kind == "sim" else (
       "up", "down", "norm")
   return (
-      hf.linear(f"{kind}.attention.query", f"{LAYER}.attention.self.query")
-      | hf.linear(f"{kind}.attention.key", f"{LAYER}.attention.self.key")
-      | hf.linear(f"{kind}.attention.value", f"{LAYER}.attention.self.value")
-      | hf.linear(f"{kind}.attention.out", f"{LAYER}.attention.output.dense", inputs=2)
-      | hf.norm(f"{kind}.attention_norm", f"{LAYER}.attention.output.LayerNorm")
-      | hf.linear(f"{kind}.{up}", f"{LAYER}.intermediate.dense")
-      | hf.linear(f"{kind}.{down}", f"{LAYER}.output.dense")
-      | hf.norm(f"{kind}.{norm}", f"{LAYER}.output.LayerNorm")
+      tensors.linear(f"{kind}.attention.query", f"{LAYER}.attention.self.query")
+      | tensors.linear(f"{kind}.attention.key", f"{LAYER}.attention.self.key")
+      | tensors.linear(f"{kind}.attention.value", f"{LAYER}.attention.self.value")
+      | tensors.linear(f"{kind}.attention.out", f"{LAYER}.attention.output.dense", inputs=2)
+      | tensors.norm(f"{kind}.attention_norm", f"{LAYER}.attention.output.LayerNorm")
+      | tensors.linear(f"{kind}.{up}", f"{LAYER}.intermediate.dense")
+      | tensors.linear(f"{kind}.{down}", f"{LAYER}.output.dense")
+      | tensors.norm(f"{kind}.{norm}", f"{LAYER}.output.LayerNorm")
   )
 
 
-def _entities(kind: str) -> hf.Names:
+def _entities(kind: str) -> tensors.Names:
   return (
-      hf.linear(f"{kind}.entity_attention.query", f"{LAYER}.attention.self_ent.query")
-      | hf.linear(f"{kind}.entity_attention.key", f"{LAYER}.attention.self_ent.key")
-      | hf.linear(f"{kind}.entity_attention.value", f"{LAYER}.attention.self_ent.value")
-      | hf.linear(f"{kind}.entity_attention.out", f"{LAYER}.attention.output_ent.dense", inputs=2)
-      | hf.norm(f"{kind}.entity_attention_norm", f"{LAYER}.attention.output_ent.LayerNorm")
-      | hf.linear(f"{kind}.entity_up", f"{LAYER}.intermediate.dense_ent")
-      | hf.linear(f"{kind}.entity_down", f"{LAYER}.output.dense_ent")
-      | hf.norm(f"{kind}.entity_norm", f"{LAYER}.output.LayerNorm_ent")
+      tensors.linear(f"{kind}.entity_attention.query", f"{LAYER}.attention.self_ent.query")
+      | tensors.linear(f"{kind}.entity_attention.key", f"{LAYER}.attention.self_ent.key")
+      | tensors.linear(f"{kind}.entity_attention.value", f"{LAYER}.attention.self_ent.value")
+      | tensors.linear(f"{kind}.entity_attention.out", f"{LAYER}.attention.output_ent.dense", inputs=2)
+      | tensors.norm(f"{kind}.entity_attention_norm", f"{LAYER}.attention.output_ent.LayerNorm")
+      | tensors.linear(f"{kind}.entity_up", f"{LAYER}.intermediate.dense_ent")
+      | tensors.linear(f"{kind}.entity_down", f"{LAYER}.output.dense_ent")
+      | tensors.norm(f"{kind}.entity_norm", f"{LAYER}.output.LayerNorm_ent")
   )
 
 

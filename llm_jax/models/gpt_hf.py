@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from llm_jax.core import hugging_face as hf
+from llm_jax.core import tensor_table as tensors
 from llm_jax.core.errors import ConfigError
 from llm_jax.models.gpt import GPTConfig, from_config
 
@@ -42,24 +43,24 @@ HEADS_OF = {"openai-gpt": GPT1_HEADS, "gpt2": HEADS}
 QKV = ("blocks.attention.query", "blocks.attention.key", "blocks.attention.value")
 
 
-def names(config: GPTConfig) -> hf.Names:
+def names(config: GPTConfig) -> tensors.Names:
   """Their tensors are those of the original releases: Conv1D kernels (in, out), one matrix for q, k and v."""
   positions = "positions_embed" if config.norms == "post" else "wpe"
   layer = "transformer.h.{layer}"
   return (
-      hf.same("tokens.embedding", next(iter(tied(config).values())))
-      | hf.embedding("positions", f"transformer.{positions}")
-      | hf.norm("blocks.attention_norm", f"{layer}.ln_1")
-      | hf.linear(QKV, f"{layer}.attn.c_attn", transposed=False)
-      | hf.linear("blocks.attention.out", f"{layer}.attn.c_proj", inputs=2, transposed=False)
-      | hf.norm("blocks.feed_forward_norm", f"{layer}.ln_2")
-      | hf.linear("blocks.feed_forward.up", f"{layer}.mlp.c_fc", transposed=False)
-      | hf.linear("blocks.feed_forward.down", f"{layer}.mlp.c_proj", transposed=False)
-      | hf.norm("final_norm", "transformer.ln_f")
-      | hf.matrix("head.kernel", "lm_head.weight")
-      | hf.linear("classifier.score", "score")
-      | hf.linear("classifier", "qa_outputs" if config.head == "question" else "classifier")
-      | hf.linear("classifier.summary", "multiple_choice_head.summary")
+      tensors.same("tokens.embedding", next(iter(tied(config).values())))
+      | tensors.embedding("positions", f"transformer.{positions}")
+      | tensors.norm("blocks.attention_norm", f"{layer}.ln_1")
+      | tensors.linear(QKV, f"{layer}.attn.c_attn", transposed=False)
+      | tensors.linear("blocks.attention.out", f"{layer}.attn.c_proj", inputs=2, transposed=False)
+      | tensors.norm("blocks.feed_forward_norm", f"{layer}.ln_2")
+      | tensors.linear("blocks.feed_forward.up", f"{layer}.mlp.c_fc", transposed=False)
+      | tensors.linear("blocks.feed_forward.down", f"{layer}.mlp.c_proj", transposed=False)
+      | tensors.norm("final_norm", "transformer.ln_f")
+      | tensors.matrix("head.kernel", "lm_head.weight")
+      | tensors.linear("classifier.score", "score")
+      | tensors.linear("classifier", "qa_outputs" if config.head == "question" else "classifier")
+      | tensors.linear("classifier.summary", "multiple_choice_head.summary")
   )
 
 

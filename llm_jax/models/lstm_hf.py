@@ -8,25 +8,26 @@ from collections.abc import Mapping
 from typing import Any
 
 from llm_jax.core import hugging_face as hf
+from llm_jax.core import tensor_table as tensors
 from llm_jax.models.lstm import RecurrentConfig, from_config
 
 KEYS = {"vocab_size": "vocab_size", "embedding": "embedding_size", "hidden": "hidden_size", "depth": "num_layers"}
 
 
-def layers(ours: str, theirs: str, depth: int, directions: int) -> hf.Names:
+def layers(ours: str, theirs: str, depth: int, directions: int) -> tensors.Names:
   """A RecurrentStack against an nn.LSTM or nn.GRU."""
-  found: hf.Names = {}
+  found: tensors.Names = {}
   for n in range(depth * directions):
     ending = f"_l{n // directions}" + ("_reverse" if n % directions else "")
     for part, name in (("input", "ih"), ("hidden", "hh")):
-      found |= hf.matrix(f"{ours}.layers.{n}.{part}.kernel", f"{theirs}.weight_{name}{ending}")
-      found |= hf.vector(f"{ours}.layers.{n}.{part}.bias", f"{theirs}.bias_{name}{ending}")
+      found |= tensors.matrix(f"{ours}.layers.{n}.{part}.kernel", f"{theirs}.weight_{name}{ending}")
+      found |= tensors.vector(f"{ours}.layers.{n}.{part}.bias", f"{theirs}.bias_{name}{ending}")
   return found
 
 
-def names(config: RecurrentConfig) -> hf.Names:
+def names(config: RecurrentConfig) -> tensors.Names:
   """The table of a config."""
-  return (hf.embedding("tokens", "embedding") | hf.linear("head", "head")
+  return (tensors.embedding("tokens", "embedding") | tensors.linear("head", "head")
           | layers("layers", "rnn", config.depth, 2 if config.bidirectional else 1))
 
 

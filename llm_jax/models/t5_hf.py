@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from llm_jax.core import hugging_face as hf
+from llm_jax.core import tensor_table as tensors
 from llm_jax.core.errors import ConfigError
 from llm_jax.models.t5 import ENCODER_ALONE, from_config
 from llm_jax.models.t5_sizes import T5Config
@@ -39,27 +40,28 @@ def prefix(config: T5Config) -> str:
   return "transformer." if config.head in ("sequence", "token") else ""
 
 
-def names(config: T5Config) -> hf.Names:
+def names(config: T5Config) -> tensors.Names:
   """Part 0 of a layer is attention, then cross attention where there is one, then feed-forward."""
   backbone = prefix(config)
-  found: hf.Names = hf.embedding("tokens", f"{backbone}shared") | hf.linear("head", "lm_head")
+  found: tensors.Names = tensors.embedding("tokens", f"{backbone}shared") | tensors.linear("head", "lm_head")
   for side, feed_forward in (("encoder", 1), ("decoder", 2)):
     stack = f"{backbone}{side}"
     part = f"{stack}.block.{{layer}}.layer"
     for ours, theirs in (("attention", "0.SelfAttention"), ("cross_attention", "1.EncDecAttention")):
       for name in ("query", "key", "value"):
-        found |= hf.linear(f"{side}.blocks.{ours}.{name}", f"{part}.{theirs}.{name[0]}")
-      found |= hf.linear(f"{side}.blocks.{ours}.out", f"{part}.{theirs}.o", inputs=2)
+        found |= tensors.linear(f"{side}.blocks.{ours}.{name}", f"{part}.{theirs}.{name[0]}")
+      found |= tensors.linear(f"{side}.blocks.{ours}.out", f"{part}.{theirs}.o", inputs=2)
     inner, ours = f"{part}.{feed_forward}.DenseReluDense", f"{side}.blocks.feed_forward"
-    found |= (hf.linear(f"{ours}.gate", f"{inner}.wi_0") | hf.linear(f"{ours}.up", f"{inner}.wi{'_1' * config.gated}")
-              | hf.linear(f"{ours}.down", f"{inner}.wo")
-              | hf.norm(f"{side}.blocks.attention_norm", f"{part}.0.layer_norm")
-              | hf.norm(f"{side}.blocks.cross_norm", f"{part}.1.layer_norm")
-              | hf.norm(f"{side}.blocks.feed_forward_norm", f"{part}.{feed_forward}.layer_norm")
-              | hf.norm(f"{side}.final_norm", f"{stack}.final_layer_norm")
-              | hf.embedding(f"{side}.bias", f"{stack}.block.0.layer.0.SelfAttention.relative_attention_bias"))
+    found |= (tensors.linear(f"{ours}.gate", f"{inner}.wi_0")
+              | tensors.linear(f"{ours}.up", f"{inner}.wi{'_1' * config.gated}")
+              | tensors.linear(f"{ours}.down", f"{inner}.wo")
+              | tensors.norm(f"{side}.blocks.attention_norm", f"{part}.0.layer_norm")
+              | tensors.norm(f"{side}.blocks.cross_norm", f"{part}.1.layer_norm")
+              | tensors.norm(f"{side}.blocks.feed_forward_norm", f"{part}.{feed_forward}.layer_norm")
+              | tensors.norm(f"{side}.final_norm", f"{stack}.final_layer_norm")
+              | tensors.embedding(f"{side}.bias", f"{stack}.block.0.layer.0.SelfAttention.relative_attention_bias"))
   label = {"sequence": "classification_head.out_proj", "question": "qa_outputs"}.get(config.head, "classifier")
-  return found | hf.linear("dense", "classification_head.dense") | hf.linear("classifier", label)
+  return found | tensors.linear("dense", "classification_head.dense") | tensors.linear("classifier", label)
 
 
 def tied(config: T5Config) -> dict[str, str]:

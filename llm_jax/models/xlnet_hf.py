@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from llm_jax.core import hugging_face as hf
+from llm_jax.core import tensor_table as tensors
 from llm_jax.core.errors import ConfigError
 from llm_jax.models.xlnet import from_config
 from llm_jax.models.xlnet_sizes import XLNetConfig
@@ -34,24 +35,25 @@ HEADS = {"XLNetLMHeadModel": "lm", "XLNetForSequenceClassification": "sequence",
 LAYER = "transformer.layer.{layer}"
 
 
-def names(config: XLNetConfig) -> hf.Names:
+def names(config: XLNetConfig) -> tensors.Names:
   """Projections are stored (width, heads, head width), the outer one too."""
   ours, theirs = "blocks.attention", f"{LAYER}.rel_attn"
-  found: hf.Names = hf.embedding("tokens", "transformer.word_embedding")
-  found |= hf.same("mask_embedding", "transformer.mask_emb") | hf.same(f"{ours}.segments", f"{theirs}.seg_embed")
+  found: tensors.Names = tensors.embedding("tokens", "transformer.word_embedding")
+  found |= tensors.same("mask_embedding", "transformer.mask_emb")
+  found |= tensors.same(f"{ours}.segments", f"{theirs}.seg_embed")
   for name, letter in (("query", "q"), ("key", "k"), ("value", "v"), ("distance", "r")):
-    found |= hf.same(f"{ours}.{name}.kernel", f"{theirs}.{letter}")
+    found |= tensors.same(f"{ours}.{name}.kernel", f"{theirs}.{letter}")
   for name, letter in (("content", "w"), ("distance", "r"), ("segment", "s")):
-    found |= hf.same(f"{ours}.{name}_bias", f"{theirs}.r_{letter}_bias")
+    found |= tensors.same(f"{ours}.{name}_bias", f"{theirs}.r_{letter}_bias")
   return found | (
-      hf.same(f"{ours}.out.kernel", f"{theirs}.o", (1, 2, 0))
-      | hf.norm("blocks.attention_norm", f"{theirs}.layer_norm") | hf.norm("blocks.feed_forward_norm",
+      tensors.same(f"{ours}.out.kernel", f"{theirs}.o", (1, 2, 0))
+      | tensors.norm("blocks.attention_norm", f"{theirs}.layer_norm") | tensors.norm("blocks.feed_forward_norm",
                                                                            f"{LAYER}.ff.layer_norm")
-      | hf.linear("blocks.feed_forward.up", f"{LAYER}.ff.layer_1")
-      | hf.linear("blocks.feed_forward.down", f"{LAYER}.ff.layer_2")
-      | hf.matrix("head.kernel", "lm_loss.weight") | hf.vector("head_bias", "lm_loss.bias")
-      | hf.linear("summary.dense", "sequence_summary.summary")
-      | hf.linear("classifier", {"token": "classifier", "question": "qa_outputs"}.get(config.head, "logits_proj"))
+      | tensors.linear("blocks.feed_forward.up", f"{LAYER}.ff.layer_1")
+      | tensors.linear("blocks.feed_forward.down", f"{LAYER}.ff.layer_2")
+      | tensors.matrix("head.kernel", "lm_loss.weight") | tensors.vector("head_bias", "lm_loss.bias")
+      | tensors.linear("summary.dense", "sequence_summary.summary")
+      | tensors.linear("classifier", {"token": "classifier", "question": "qa_outputs"}.get(config.head, "logits_proj"))
   )
 
 

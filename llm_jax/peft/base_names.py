@@ -18,8 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from llm_jax.core.errors import CheckpointError, ConfigError
-from llm_jax.core.hugging_face import Tensor
 from llm_jax.core.model import Model
+from llm_jax.core.tensor_table import Tensor
 from llm_jax.peft.adapted import Arrays, axes_of_linears
 
 PREFIX = "base_model.model."
