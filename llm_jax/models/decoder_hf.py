@@ -36,6 +36,7 @@ ROPE_KEYS = ("factor", "original_max_position_embeddings", "low_freq_factor", "h
              "beta_fast", "beta_slow", "mscale", "mscale_all_dim", "truncate")
 HARMLESS = ("_sliding_window_pattern", "sliding_window_pattern", "hidden_act", "hidden_activation", "sliding_window",
             "max_window_layers", "use_sliding_window")
+UNUSED_WINDOW = 4096  # of a Gemma without local layers: transformers makes the masks of both kinds, and needs a width
 
 
 def names(config: DecoderConfig) -> tensors.Names:
@@ -251,7 +252,8 @@ def _said_spans(config: DecoderConfig) -> dict[str, Any]:
     return {}
   theirs = {"local": "sliding_attention", "full": "full_attention"}
   types = [theirs[config.spans[i % len(config.spans)]] for i in range(config.depth)]
-  said = dict(layer_types=types, sliding_window=config.window)
+  unused = UNUSED_WINDOW if config.family.startswith("gemma") else None
+  said = dict(layer_types=types, sliding_window=config.window or unused)
   return said | (dict(use_sliding_window=config.window is not None) if config.family.startswith("qwen") else {})
 
 

@@ -226,6 +226,15 @@ def test_what_the_class_cannot_say_is_not_saved(tmp_path):
     hub.save(tmp_path, model, made(model))
 
 
+@pytest.mark.parametrize("variant", ["debug-gemma2", "debug-gemma3"])
+def test_a_gemma_without_local_layers_is_saved_with_a_window(variant, tmp_path):
+  """transformers makes the masks of both kinds of layers, and raises where the width of one is null."""
+  model = tiny_decoder(variant, spans=("full",), window=None)
+  hub.save(tmp_path, model, made(model))
+  assert json.loads((tmp_path / "config.json").read_text())["sliding_window"] > 0
+  assert hub.load(tmp_path)[0].config == model.config
+
+
 def test_multimodal_gemma3_folders_give_their_text_model(tmp_path):
   model = tiny_decoder("debug-gemma3")
   params = made(model)
