@@ -56,30 +56,26 @@ LAYER = "bert.encoder.layer.{layer}"
 
 
 def _tokens(kind: str) -> tensors.Names:
-  up, down, norm = ("feed_forward.up", "feed_forward.down", "feed_forward_norm") if kind == "sim" else (
-      "up", "down", "norm")
-  return (
-      tensors.linear(f"{kind}.attention.query", f"{LAYER}.attention.self.query")
-      | tensors.linear(f"{kind}.attention.key", f"{LAYER}.attention.self.key")
-      | tensors.linear(f"{kind}.attention.value", f"{LAYER}.attention.self.value")
-      | tensors.linear(f"{kind}.attention.out", f"{LAYER}.attention.output.dense", inputs=2)
-      | tensors.norm(f"{kind}.attention_norm", f"{LAYER}.attention.output.LayerNorm")
-      | tensors.linear(f"{kind}.{up}", f"{LAYER}.intermediate.dense")
-      | tensors.linear(f"{kind}.{down}", f"{LAYER}.output.dense")
-      | tensors.norm(f"{kind}.{norm}", f"{LAYER}.output.LayerNorm")
-  )
+  inner = ("feed_forward.up", "feed_forward.down", "feed_forward_norm") if kind == "sim" else ("up", "down", "norm")
+  return _layer(f"{kind}.", "", *inner)
 
 
 def _entities(kind: str) -> tensors.Names:
+  return _layer(f"{kind}.entity_", "_ent", "up", "down", "norm")
+
+
+def _layer(ours: str, theirs: str, up: str, down: str, norm: str) -> tensors.Names:
+  """Attention and feed-forward of one side. ours: what our names begin with; theirs: what ends the names of theirs."""
+  into, out = f"{LAYER}.attention.self{theirs}", f"{LAYER}.attention.output{theirs}"
   return (
-      tensors.linear(f"{kind}.entity_attention.query", f"{LAYER}.attention.self_ent.query")
-      | tensors.linear(f"{kind}.entity_attention.key", f"{LAYER}.attention.self_ent.key")
-      | tensors.linear(f"{kind}.entity_attention.value", f"{LAYER}.attention.self_ent.value")
-      | tensors.linear(f"{kind}.entity_attention.out", f"{LAYER}.attention.output_ent.dense", inputs=2)
-      | tensors.norm(f"{kind}.entity_attention_norm", f"{LAYER}.attention.output_ent.LayerNorm")
-      | tensors.linear(f"{kind}.entity_up", f"{LAYER}.intermediate.dense_ent")
-      | tensors.linear(f"{kind}.entity_down", f"{LAYER}.output.dense_ent")
-      | tensors.norm(f"{kind}.entity_norm", f"{LAYER}.output.LayerNorm_ent")
+      tensors.linear(f"{ours}attention.query", f"{into}.query")
+      | tensors.linear(f"{ours}attention.key", f"{into}.key")
+      | tensors.linear(f"{ours}attention.value", f"{into}.value")
+      | tensors.linear(f"{ours}attention.out", f"{out}.dense", inputs=2)
+      | tensors.norm(f"{ours}attention_norm", f"{out}.LayerNorm")
+      | tensors.linear(f"{ours}{up}", f"{LAYER}.intermediate.dense{theirs}")
+      | tensors.linear(f"{ours}{down}", f"{LAYER}.output.dense{theirs}")
+      | tensors.norm(f"{ours}{norm}", f"{LAYER}.output.LayerNorm{theirs}")
   )
 
 
