@@ -3,9 +3,9 @@
 Found by measurement on AVX-512 machines. The weight gradient x^T dy runs at the machine's peak only with the narrower
 operand on the left, which is also the one that XLA transposes, so a wide-to-narrow gradient is computed transposed; the
 barrier keeps XLA from swapping it back. In bfloat16 only products that ask for a float32 result reach the bfloat16
-units, and of the gradients' forms only those that contract two dimensions do: a dimension is split in two for that. In
-float32 too the weight gradient does, since two threads share such products better (2 to 3 % of a step). Bias gradients
-are summed in float32, because a bfloat16 sum over tokens becomes a windowed reduction.
+units, and of the weight gradient's forms only one that contracts two dimensions does: the tokens are split in two for
+that. In float32 they are too, since two threads share such products better (2 to 3 % of a step). Bias gradients are
+summed in float32, because a bfloat16 sum over tokens becomes a windowed reduction.
 """
 
 import jax
@@ -25,20 +25,12 @@ def _forward(x, kernel, bias):
 
 def _backward(saved, dy: jax.Array):
   x, kernel, bias = saved
-  dx = _contract_outputs(dy, kernel.astype(dy.dtype)).astype(x.dtype)
+  dx = jnp.einsum("to,io->ti", dy, kernel.astype(dy.dtype), preferred_element_type=jnp.float32).astype(x.dtype)
   dw = _contract_tokens(x, dy).astype(kernel.dtype)
   return dx, dw, None if bias is None else dy.sum(0, dtype=jnp.float32).astype(bias.dtype)
 
 
 affine.defvjp(_forward, _backward)
-
-
-def _contract_outputs(dy_TO: jax.Array, w_IO: jax.Array) -> jax.Array:
-  """dy w^T -> (T, I), float32."""
-  if dy_TO.dtype == jnp.float32 or w_IO.shape[1] % 2:
-    return jnp.einsum("to,io->ti", dy_TO, w_IO, preferred_element_type=jnp.float32)
-  halves = lambda a: a.reshape(a.shape[0], 2, -1)
-  return jnp.einsum("tho,iho->ti", halves(dy_TO), halves(w_IO), preferred_element_type=jnp.float32)
 
 
 def _contract_tokens(x_TI: jax.Array, dy_TO: jax.Array) -> jax.Array:
