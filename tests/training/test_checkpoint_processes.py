@@ -1,6 +1,5 @@
 """Two processes write one checkpoint: sealed once both have committed, stopped at one step, read by one process."""
 
-import os
 import pathlib
 import signal
 import socket
@@ -13,18 +12,18 @@ import numpy as np
 import pytest
 
 from llm_jax.training.checkpoint import Checkpoints
+from tests.laws import door
 
 SCRIPT = pathlib.Path(__file__).with_name("two_processes.py")
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(SCRIPT.parents[2]), "JAX_PLATFORMS": "cpu",
-               "XLA_FLAGS": "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0"}  # as here
 
 
 def launch(directory):
   with socket.socket() as free:
     free.bind(("127.0.0.1", 0))
     port = free.getsockname()[1]
-  return [subprocess.Popen([sys.executable, str(SCRIPT), str(i), str(port), str(directory)], env=ENVIRONMENT, text=True,
-                           stdout=subprocess.PIPE, stderr=subprocess.PIPE) for i in range(2)]
+  return [subprocess.Popen([sys.executable, str(SCRIPT), str(i), str(port), str(directory)], text=True,
+                           env=door.environment(devices=2), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+          for i in range(2)]
 
 
 def read_until(process, text):
