@@ -29,6 +29,7 @@ FIELDS = {
     "segment_ids": "(B, L) int32 1 where there is text", "prompt": "(B, P) int32 the prompt, then padding",
     "prompt_length": "(B,) int32", "answer": "(B, A) int32 answer and end, then padding", "answer_length": "(B,) int32"}
 Problem = tuple[str, str]  # prompt, answer
+Task = Literal["addition", "multiplication", "copy", "reverse", "sort"]
 TRIES = 10_000
 
 
@@ -107,14 +108,24 @@ class Problems:
     """
     P, A = self.widths
     check_length(plan.length, P, A)
-    example = (step * plan.batch + np.arange(plan.batch))[rows or slice(None)]
-    key = ("problems", self.task, self.digits, "held out") if self.rows else ("problems", self.seed)
-    texts = [self.problem(*key, i) for i in example.tolist()]
+    example, texts = self.drawn(step, plan, rows)
     batch = rows_of([(self.tokenizer.encode(p), self.tokenizer.encode(a)) for p, a in texts], (P, A), plan.length,
                     self.end, self.pad)
-    if self.rows is not None:
-      batch["weights"] *= (example < self.rows)[:, None]
-    return batch
+    return batch | {"weights": batch["weights"] * self.counts(example)[:, None]}
+
+  @property
+  def dice(self) -> tuple[Any, ...]:
+    """What the random numbers of this side are named by, beside an example's own."""
+    return ("problems", self.task, self.digits, "held out") if self.rows else ("problems", self.seed)
+
+  def drawn(self, step: int, plan: Plan, rows: slice | None) -> tuple[np.ndarray, list[Problem]]:
+    """Numbers and problems of the examples of these rows."""
+    example = (step * plan.batch + np.arange(plan.batch))[rows or slice(None)]
+    return example, [self.problem(*self.dice, i) for i in example.tolist()]
+
+  def counts(self, example: np.ndarray) -> np.ndarray:
+    """(R,) bool: which examples count, and do not fill up the last batch of an evaluation set."""
+    return np.ones(len(example), bool) if self.rows is None else example < self.rows
 
 
 def check_length(length: int, prompt: int, answer: int, remedy: str = "") -> None:
@@ -158,8 +169,8 @@ def share_of(prompt: str) -> float:
   return int.from_bytes(hashlib.blake2b(prompt.encode(), digest_size=4).digest()) / 2**32
 
 
-def build(context: DataContext, *, task: Literal["addition", "multiplication", "copy", "reverse", "sort"] = "addition",
-          digits: int = 2, tokenizer: dict | None = None, held_out: float = 0.1, eval_rows: int = 512) -> Corpus:
+def build(context: DataContext, *, task: Task = "addition", digits: int = 2, tokenizer: dict | None = None,
+          held_out: float = 0.1, eval_rows: int = 512) -> Corpus:
   """Generated problems.
 
   Args:

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from llm_jax.core.errors import ConfigError
+from llm_jax.core.row_parts import COMPLETION, PROMPT
 from llm_jax.core.types import Plan
-from llm_jax.data import problems
+from llm_jax.data import problem_pairs, problems
 from llm_jax.data.corpus import DataContext
 
 PLAN = Plan(16, 24)
@@ -62,6 +63,33 @@ def test_no_held_out_problem_is_trained_on(tmp_path):
   assert len(trained) > 50 and len(held_out) > 15 and not trained & held_out
   last = made.evals["validation"].take(12, PLAN)
   assert ((last["weights"].sum(1) > 0) == (np.arange(16) < 200 - 12 * 16)).all()
+
+
+@pytest.mark.parametrize("task", problems.TASKS)
+def test_pairs_are_of_the_right_answer_and_a_wrong_one(tmp_path, task):
+  """Over the problems that a policy is asked, on either side; both rows read as one text with its end."""
+  made, asked = (room.build(DataContext(0, tmp_path), task=task, digits=3) for room in (problem_pairs, problems))
+  assert made.tokenizer.fingerprint == asked.tokenizer.fingerprint and made.fingerprint != asked.fingerprint
+  for pairs, source in ((made.train, asked.train), (made.evals["validation"], asked.evals["validation"])):
+    batch, want = pairs.take(1, PLAN), texts(asked, source.take(1, PLAN))
+    assert set(batch) == set(pairs.fields)
+    for name, right in (("chosen", True), ("rejected", False)):
+      for ids, parts, (prompt, answer) in zip(batch[name], batch[f"{name}_parts"], want):
+        completion = ids[parts == COMPLETION]
+        assert made.tokenizer.decode(ids[parts == PROMPT]) == prompt
+        assert (made.tokenizer.decode(completion) == answer) is right
+        assert completion[-1] == made.tokenizer.end_of_document
+        assert (np.diff(parts[parts > 0]) >= 0).all() and (parts > 0)[:(parts > 0).sum()].all()
+
+
+def test_a_batch_of_pairs_is_a_function_of_seed_and_step(tmp_path):
+  made = problem_pairs.build(DataContext(0, tmp_path), digits=1, held_out=0.3, eval_rows=20)
+  whole = made.train.take(3, PLAN)
+  for name, part in made.train.take(3, PLAN, slice(4, 9)).items():
+    np.testing.assert_array_equal(part, whole[name][4:9])
+  assert made.evals["validation"].take(1, PLAN)["weights"].tolist() == [1.0] * 4 + [0.0] * 12
+  with pytest.raises(ConfigError, match=r"train\.length"):
+    made.train.take(0, Plan(2, 6))
 
 
 @pytest.mark.parametrize("knobs, match", [
