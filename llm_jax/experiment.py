@@ -15,7 +15,7 @@ from typing import Any
 
 import jax
 
-from llm_jax import few_shot, launch_checks, launch_knobs, scoring
+from llm_jax import few_shot, frozen_models, launch_checks, launch_knobs, scoring
 from llm_jax.core import cache, plugins
 from llm_jax.core.config import Config, Section, plain, resolve
 from llm_jax.core.errors import ConfigError
@@ -112,12 +112,14 @@ def build(config: Mapping[str, Any], *, devices: Sequence[Any] | None = None, vo
   launch_checks.check_memory(objective, curriculum, learner)
   if corpus.tokenizer is not None:
     objective = objective.for_tokenizer(corpus.tokenizer)
-  reference = scoring.reference_of(curriculum, objective, corpus, model, masks.split(model.shapes, trains["freeze"])[0])
+  reference = frozen_models.reference_of(curriculum, objective, corpus, model,
+                                         masks.split(model.shapes, trains["freeze"])[0])
   if reference is not None:
     objective = objective.with_reference(reference.apply)
-  model = model.with_extras(learner.extras).with_extras(scoring.as_extras(reference))
+  beside = () if reference is None else (reference,)
+  model = model.with_extras(learner.extras).with_extras(frozen_models.as_extras(beside))
   objective = objective.with_sampler(rollouts.Sampler(model))
-  optimizer = chain.build_optimizer(scoring.freezing(trains, reference), model.shapes, train.steps,
+  optimizer = chain.build_optimizer(frozen_models.freezing(trains, beside), model.shapes, train.steps,
                                     axes=model.logical_axes)
   optimizer = updated(optimizer, peft, train.steps)
   watch = guard.build(**resolved["guard"])
@@ -130,7 +132,7 @@ def build(config: Mapping[str, Any], *, devices: Sequence[Any] | None = None, vo
                          ema=average, pin=pin)
   run = Run(resolved, train, corpus, model, objective, curriculum, optimizer, watch, ema, rules, step,
             few_shot.eval_step(resolved["adaptation"], corpus, model.apply, objective, learner),
-            make_base(vocab_size, train.length), reference, few_shot.adapts(resolved["adaptation"], learner),
+            make_base(vocab_size, train.length), beside, few_shot.adapts(resolved["adaptation"], learner),
             launch_checks.carries(corpus, model, objective, curriculum, learner))
   launch_checks.check_watched(run)
   launch_checks.check_traced(run)

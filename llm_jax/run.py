@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from llm_jax import scoring
+from llm_jax import frozen_models
 from llm_jax.core import carry, devices
 from llm_jax.core.config import Config
 from llm_jax.core.model import Model
@@ -47,7 +47,7 @@ class Run:
   train_step: Callable  # pure, unjitted: (state, batch, knobs) -> (state, metrics)
   eval_step: Callable  # pure, unjitted: (params, frozen, batch) -> {name: Mean}
   base: Model  # before a PEFT method or a learner adds to it
-  reference: scoring.Reference | None = None
+  beside: tuple[frozen_models.FrozenModel, ...] = ()  # whose arrays lie in the state's `frozen`
   adapts: bool = False  # held-out tasks can be adapted to by gradient
   carries: bool = False  # rows continue from step to step, and the model carries their state
 
@@ -66,7 +66,7 @@ class Run:
 
   @property
   def _make_state(self) -> Callable:
-    init = lambda key: scoring.started(self.model.init(key), self.reference)
+    init = lambda key: frozen_models.started(self.model.init(key), self.beside)
     return train_state.initializer(init, self.optimizer, self.guard, self.ema is not None,
                                    self._carry)
 
@@ -82,7 +82,7 @@ class Run:
   def init_state(self) -> TrainState:
     """The state at step 0, made sharded."""
     state = jax.jit(self._make_state, out_shardings=self.state_shardings)(jax.random.key(self.train.seed))
-    return scoring.with_reference(state, self.reference)
+    return frozen_models.in_place(state, self.beside)
 
   def state_from(self, params: Mapping[str, Any]) -> TrainState:
     """The state at step 0 that starts from given weights of `base` (--init_from)."""
@@ -91,9 +91,9 @@ class Run:
       whole = {**self.model.init(init_key), **params}  # what a PEFT method or a learner adds starts afresh
       if self.model.made_of is not None:
         whole = self.model.made_of[0].start(whole)
-      whole = scoring.started(whole, self.reference)
+      whole = frozen_models.started(whole, self.beside)
       return train_state.from_params(whole, key, self.optimizer, self.guard, self.ema is not None, self._carry())
-    params = {**params, **(self.reference.params() if self.reference else {})}
+    params = {**params, **frozen_models.given(self.beside)}
     params = {name: np.asarray(a) for name, a in params.items()}  # whole on every process
     return jax.jit(make, out_shardings=self.state_shardings)(params, run_key)
 

@@ -4,25 +4,23 @@ the data source here, and scorers that need a model get its losses."""
 import dataclasses
 import functools
 import pathlib
-import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
+from llm_jax import frozen_models
 from llm_jax.core import plugins
 from llm_jax.core.errors import ConfigError
-from llm_jax.core.model import Model
-from llm_jax.core.types import START, Batch, Curriculum, Extra, Knobs, Objective, Params, TrainState
+from llm_jax.core.types import Batch, Curriculum, Knobs, Objective, Params
 from llm_jax.curriculum.competence import Competence
 from llm_jax.curriculum.composed import parts_of
 from llm_jax.data import difficulty, scorers
 from llm_jax.data.admission import Rankable
 from llm_jax.data.corpus import Corpus
 from llm_jax.data.pool import Pool
-from llm_jax.data.tokenizers import Tokenizer
+from llm_jax.frozen_models import FrozenModel
 
 
 def equip(corpus: Corpus, curriculum: Curriculum, seed: int, cache_dir: pathlib.Path) -> Corpus:
@@ -89,130 +87,18 @@ def scorer(corpus: Corpus, source: Rankable, spec: Mapping[str, Any], key: str) 
   return plugins.bind(scorers.ROOM, spec, key)(context)
 
 
-def load(corpus: Corpus, path: str, key: str) -> tuple[Model, dict[str, Any]]:
-  """The model of a workdir or a Hugging Face folder.
-
-  Raises:
-    ConfigError: no model there, or it has another tokenizer.
-  """
-  from llm_jax import pretrained
-
-  if corpus.tokenizer is None:
-    raise ConfigError(key, "the data are no text, which the model of a folder reads", accepted="a text corpus")
-  folder = pathlib.Path(path)
-  if not folder.is_dir():
-    raise ConfigError(key, f"no such folder {path!r}", accepted="the workdir of a run, or a Hugging Face folder")
-  read = pretrained.from_workdir if pretrained.is_workdir(folder) else pretrained.from_hub
-  model, params, tokenizer = read(folder, key=key)
-  if not same_tokenizer(corpus.tokenizer, tokenizer):
-    raise ConfigError(key, f"{path} has another tokenizer than the data",
-                      accepted="a model with the same tokenizer; for a Hugging Face folder "
-                               "config.data.tokenizer = dict(name='hub', path=FOLDER)")
-  return model, params
-
-
-def same_tokenizer(ours: Tokenizer, theirs: Any) -> bool:
-  """Whether text becomes the same ids; theirs: of a workdir, or of a Hugging Face folder, which has no fingerprint."""
-  if isinstance(theirs, Tokenizer):
-    return ours.fingerprint == theirs.fingerprint
-  return ours.kind == theirs.kind and ours.files()["tokenizer.json"] == theirs.content
-
-
 def losses_of(corpus: Corpus, key: str, path: str, knob: str) -> Callable[[Batch], np.ndarray]:
-  """Rows -> (R, L) nats per target under the model in a workdir or a Hugging Face folder; raises as `load`."""
+  """Rows -> (R, L) nats per target under the model in a workdir or a Hugging Face folder; raises as
+  `frozen_models.load`."""
   from llm_jax.objectives import causal_lm
 
-  model, params = load(corpus, path, f"{key}.{knob}")
+  model, params = frozen_models.load(corpus, path, f"{key}.{knob}")
   objective = causal_lm.build()
   values = jax.jit(lambda params, batch: objective(model.apply, params, batch, None, {}).values)
   return lambda rows: np.asarray(values(params, rows))
 
 
-PREFIX = "reference."  # of the frozen arrays that are the reference model's
-
-
-@dataclasses.dataclass(frozen=True)
-class Reference:
-  """A model whose losses a weighting, or an objective, compares with. Its arrays lie frozen in the train state, under
-  `PREFIX`. weights: None are those that the run starts from; copied: names of the arrays that lie there, where the
-  others are the run's own, which stay as they are."""
-
-  model: Model
-  weights: Mapping[str, jax.Array] | None
-  copied: frozenset[str]
-
-  def params(self) -> dict[str, np.ndarray]:
-    """Copies of given arrays, which every process has whole, by their names in the train state."""
-    return {PREFIX + name: np.array(a, np.float32) for name, a in (self.weights or {}).items()}
-
-  def apply(self, frozen: Params, *args: Any, key: Any = None, **kwargs: Any) -> Any:
-    """The reference's output, without dropout. frozen: of the train state, with the run's own arrays if they are read
-    too."""
-    own = {name: frozen[PREFIX + name if name in self.copied else name] for name in self.model.shapes}
-    return self.model.apply(own, *args, **kwargs)
-
-
-def reference_of(curriculum: Curriculum, objective: Objective, corpus: Corpus, model: Model,
-                 trained: Mapping[str, Any]) -> Reference | None:
-  """The reference model of the curriculum or of the objective, if one has it. model: that is trained; trained: its
-  arrays that change.
-
-  Raises:
-    ConfigError: as `load`; or both name one and not the same; or it does not offer what the objective needs.
-  """
-  named = {k: path for k, path in (("config.curriculum.reference", curriculum.reference),
-                                   (f"config.objective.{objective.reference_knob}", objective.reference))
-           if path is not None}
-  if not named:
-    return None
-  key, path = list(named.items())[-1]
-  if len(set(named.values())) > 1:
-    raise ConfigError(key, f"{path!r}, and the curriculum's reference is {curriculum.reference!r}",
-                      accepted="one model for both")
-  if path == START:
-    return Reference(model, None, frozenset(trained))
-  found, weights = load(corpus, path, key)
-  if missing := set(objective.needs if objective.reference else ()) - found.offers:
-    raise ConfigError(key, f"the model of {path} does not offer {', '.join(sorted(missing))}",
-                      accepted="a model that can be trained by the same objective")
-  return Reference(found, weights, frozenset(found.shapes))
-
-
-def as_extras(reference: Reference | None) -> dict[str, Extra]:
-  """The reference's arrays as further arrays of the trained model; their values come with `with_reference`, or are
-  those of the start."""
-  if reference is None:
-    return {}
-  zeros = lambda shape: lambda key: jnp.zeros(shape, jnp.float32)
-  return {PREFIX + name: Extra(shape.shape, reference.model.logical_axes[name], zeros(shape.shape))
-          for name, shape in reference.model.shapes.items() if name in reference.copied}
-
-
-def started(params: Params, reference: Reference | None) -> Params:
-  """The arrays of a run at its start, those of a reference that is the start among them."""
-  if reference is None or reference.weights is not None:
-    return params
-  return {**params, **{PREFIX + name: params[name] for name in reference.copied}}
-
-
-def freezing(section: Mapping[str, Any], reference: Reference | None) -> dict[str, Any]:
-  """The optimizer's section with the reference's arrays among what is not trained."""
-  if reference is None:
-    return dict(section)
-  frozen = section["freeze"]
-  return {**section, "freeze": [*([frozen] if isinstance(frozen, str) else frozen), "^" + re.escape(PREFIX)]}
-
-
-def with_reference(state: TrainState, reference: Reference | None) -> TrainState:
-  """The state with a copy of the reference's weights in place (a step that donates the state must not take them along),
-  laid out as the state's own arrays are, over the devices of all processes."""
-  if reference is None or reference.weights is None:
-    return state
-  place = lambda name, a: jax.make_array_from_callback(a.shape, state.frozen[name].sharding, lambda part: a[part])
-  return state.replace(frozen=state.frozen | {name: place(name, a) for name, a in reference.params().items()})
-
-
-def about(curriculum: Curriculum, objective: Objective, reference: Reference | None) -> Callable | None:
+def about(curriculum: Curriculum, objective: Objective, reference: FrozenModel | None) -> Callable | None:
   """(frozen, batch, key, knobs) -> what the curriculum's weighting is told: the fields it asks for, and the losses of
   the reference on the same rows; None if that is nothing."""
   if not curriculum.fields and curriculum.reference is None:

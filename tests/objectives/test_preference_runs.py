@@ -9,8 +9,8 @@ import pytest
 
 from llm_jax import experiment, pretrained
 from llm_jax.core.errors import CheckpointError, ConfigError
+from llm_jax.frozen_models import REFERENCE
 from llm_jax.models import gpt
-from llm_jax.scoring import PREFIX
 from llm_jax.training import metrics
 from llm_jax.training.session import Session
 from llm_jax.training.step import knobs_of
@@ -48,7 +48,7 @@ def steps(run: experiment.Run, state, count: int = 2):
 
 
 def referred(state) -> dict[str, np.ndarray]:
-  return {n.removeprefix(PREFIX): np.asarray(a) for n, a in state.frozen.items() if n.startswith(PREFIX)}
+  return {n.removeprefix(REFERENCE): np.asarray(a) for n, a in state.frozen.items() if n.startswith(REFERENCE)}
 
 
 def test_the_reference_is_the_model_as_the_run_starts_and_stays_so():
