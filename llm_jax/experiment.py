@@ -116,7 +116,9 @@ def build(config: Mapping[str, Any], *, devices: Sequence[Any] | None = None, vo
                                          masks.split(model.shapes, trains["freeze"])[0])
   if reference is not None:
     objective = objective.with_reference(reference.apply)
-  beside = () if reference is None else (reference,)
+  judges = frozen_models.judges_of(objective, corpus, train.length)
+  objective = objective.with_judges([judge.score for judge in judges])
+  beside = (*filter(None, (reference,)), *judges)
   model = model.with_extras(learner.extras).with_extras(frozen_models.as_extras(beside))
   objective = objective.with_sampler(rollouts.Sampler(model))
   optimizer = chain.build_optimizer(frozen_models.freezing(trains, beside), model.shapes, train.steps,

@@ -1,6 +1,6 @@
-"""Models that stand beside the one that is trained: the reference or teacher of an objective or a curriculum. Each
-comes from a run's workdir or a Hugging Face folder; its arrays lie frozen in the train state, sharded as the model's
-own, so that a checkpoint holds them and a gradient does not.
+"""Models that stand beside the one that is trained: the reference or teacher of an objective or a curriculum, and the
+reward models of a policy. Each comes from a run's workdir or a Hugging Face folder, and its arrays lie frozen in the
+train state, sharded as the model's own, so that a checkpoint holds them and a gradient does not.
 """
 
 import dataclasses
@@ -19,7 +19,8 @@ from llm_jax.core.types import START, Curriculum, Extra, Objective, Params, Trai
 from llm_jax.data.corpus import Corpus
 from llm_jax.data.tokenizers import Tokenizer
 
-REFERENCE = "reference."  # how the names of their arrays begin
+REFERENCE, JUDGE = "reference.", "reward."  # how the names of their arrays begin
+JUDGE_KEY = "config.objective.reward.folder"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +42,15 @@ class FrozenModel:
     too."""
     own = {name: frozen[self.prefix + name if name in self.copied else name] for name in self.model.shapes}
     return self.model.apply(own, *args, **kwargs)
+
+  def score(self, frozen: Params, tokens_NL: jax.Array, real_NL: jax.Array) -> jax.Array:
+    """(N,) float32: the only score of each text, of the tokens that are real alone. Some heads know padding by the
+    token that their config names, so that one is written there."""
+    pad = getattr(self.model.config, "pad_token", None)
+    tokens_NL = tokens_NL if pad is None else jnp.where(real_NL, tokens_NL, pad)
+    output = self.apply(frozen, input_ids=tokens_NL, attention_mask=real_NL.astype(jnp.int32))
+    scores_N: jax.Array = output.scores[:, 0].astype(jnp.float32)
+    return scores_N
 
 
 def load(corpus: Corpus, path: str, key: str) -> tuple[Model, dict[str, Any]]:
@@ -96,6 +106,40 @@ def reference_of(curriculum: Curriculum, objective: Objective, corpus: Corpus, m
     raise ConfigError(key, f"the model of {path} does not offer {', '.join(sorted(missing))}",
                       accepted="a model that can be trained by the same objective")
   return FrozenModel(found, weights, frozenset(found.shapes))
+
+
+def judges_of(objective: Objective, corpus: Corpus, length: int) -> tuple[FrozenModel, ...]:
+  """The reward models of the objective, which read rows of `length` tokens.
+
+  Raises:
+    ConfigError: as `load`; or a model does not give one score for such a row.
+  """
+  made = []
+  for i, path in enumerate(objective.judges):
+    model, weights = load(corpus, path, JUDGE_KEY)
+    check_scores(model, path, length)
+    made.append(FrozenModel(model, weights, frozenset(model.shapes), f"{JUDGE}{i}."))
+  return tuple(made)
+
+
+def check_scores(model: Model, path: str, length: int) -> None:
+  """Raises ConfigError if a model does not give one number for a text of `length` tokens."""
+  accepted = "a run with the objective 'reward', or a Hugging Face folder for sequence classification with one label"
+  if "classes" not in model.offers:
+    offers = ", ".join(sorted(model.offers)) or "nothing"
+    raise ConfigError(JUDGE_KEY, f"the model of {path} has no head for scores of a text; it offers {offers}",
+                      accepted=accepted)
+  config = model.config
+  first = config.pad_token + 1 if getattr(config, "counts_real", False) else 0
+  longest = getattr(config, "length", getattr(config, "positions", first + length) - first)
+  if longest < length or (hasattr(config, "length") and longest > length):
+    raise ConfigError(JUDGE_KEY, f"the model of {path} reads {longest} tokens, and rows have {length}",
+                      accepted=f"a model for rows of {length} tokens, or config.train.length={longest}")
+  ids = jax.ShapeDtypeStruct((1, length), jnp.int32)
+  scores = jax.eval_shape(lambda p, x: model.apply(p, input_ids=x, attention_mask=x).scores, model.shapes, ids)
+  if scores.shape[-1] != 1:
+    raise ConfigError(JUDGE_KEY, f"the model of {path} has {scores.shape[-1]} scores for a text, and a reward is one",
+                      accepted=accepted)
 
 
 def as_extras(models: Sequence[FrozenModel]) -> dict[str, Extra]:

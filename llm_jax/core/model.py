@@ -20,7 +20,7 @@ from llm_jax.core.offers import offered
 from llm_jax.core.types import Extra, Key, Params
 
 # Beginnings of names of arrays that no network reads, see `Model.with_extras`.
-EXTRA = ("meta.", "reference.", "critic.")
+EXTRA = ("meta.", "reference.", "reward.", "critic.")
 
 
 class ParameterNamesError(KeyError):

@@ -5,7 +5,7 @@ V vocabulary, N layers, T tasks, E experts.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -103,9 +103,9 @@ class TrainState:
   """All that an exact resume needs; the step is the only clock.
 
   step: int32 scalar; key: the run's random key (per-step keys are folded in); params: trained; frozen: not trained
-  (LoRA base, teacher, masks); opt_state: optax; ema: averaged params or {}; guard: see training/guard.py; carry: the
-  state of each row's text, where rows continue from step to step (core/carry.py), or {}. The same
-  tree holds shapes or shardings where those are asked for, so the leaves are not typed.
+  (LoRA base, teacher, reward model, masks); opt_state: optax; ema: averaged params or {}; guard: see training/guard.py;
+  carry: the state of each row's text, where rows continue from step to step (core/carry.py), or {}. The same tree holds
+  shapes or shardings where those are asked for, so the leaves are not typed.
   """
 
   step: Any
@@ -217,13 +217,19 @@ class Sampler(Protocol):
                temperature: float, eos_ids: tuple[int, ...]) -> tuple[jax.Array, jax.Array]: ...
 
 
+Score = Callable[[Params, jax.Array, jax.Array], jax.Array]
+"""(params of the step, tokens (N, L), which of them are real (N, L)) -> what a reward model says of each text, (N,)."""
+
+
 class Reward(Protocol):
   """What a completion is worth. Inherit it for the defaults.
 
-  fields: of the batch that it reads, one row for each completion.
+  fields: of the batch that it reads, one row for each completion; the prompt is there as 'prompt' and 'prompt_length'.
+  models: workdirs or Hugging Face folders of trained models that it asks, whose arrays lie frozen beside the params.
   """
 
   fields: tuple[str, ...] = ()
+  models: tuple[str, ...] = ()
 
   def for_tokenizer(self, tokenizer: Any) -> "Reward":
     """The same reward when the text's tokenizer is known.
@@ -231,6 +237,14 @@ class Reward(Protocol):
     Raises:
       ConfigError: it cannot write or read what this reward looks for.
     """
+    return self
+
+  def with_models(self, scores: Sequence[Score]) -> "Reward":
+    """The same reward when its `models` are there."""
+    return self
+
+  def given(self, params: Params) -> "Reward":
+    """The same reward with what its models read. params: of the step, frozen arrays included."""
     return self
 
   def __call__(self, batch: Batch, tokens_NT: jax.Array, mask_NT: jax.Array) -> jax.Array:
@@ -243,7 +257,8 @@ class Objective(Protocol):
 
   fields: batch fields that it reads; needs: what the model must offer, in the words of core/offers.py. reference: the
   workdir or Hugging Face folder of a model that it learns from or compares with, whose arrays lie frozen beside the
-  params; START: the model itself as the run starts; None: none. reference_knob: the knob that names it.
+  params; START: the model itself as the run starts; None: none. reference_knob: the knob that names it. judges: the
+  same of models that score what it writes, see `Reward.models`.
   codes_text: its loss is that of every token of the text, so that bits per byte can be said. carries: it hands the
   batch's 'carry' to the model and returns the state after it (core/carry.py). whole_batch: the loss of a row depends on
   the other rows of its batch, so that micro-batches would be another loss. remembers: it keeps arrays of its own from
@@ -254,6 +269,7 @@ class Objective(Protocol):
   needs: tuple[str, ...] = ()
   reference: str | None = None
   reference_knob: str = "reference"
+  judges: tuple[str, ...] = ()
   codes_text: bool = False
   carries: bool = False
   whole_batch: bool = False
@@ -270,6 +286,10 @@ class Objective(Protocol):
   def with_reference(self, apply: Callable) -> "Objective":
     """The same objective when its reference model is there. apply: as the model's own, without dropout, given the same
     params."""
+    return self
+
+  def with_judges(self, scores: Sequence[Score]) -> "Objective":
+    """The same objective when its `judges` are there."""
     return self
 
   def with_sampler(self, sampler: Sampler) -> "Objective":

@@ -4,13 +4,13 @@
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 
 from llm_jax.core import plugins
 from llm_jax.core.errors import ConfigError
-from llm_jax.core.types import Batch, Key, Knobs, Losses, Objective, Params, Sampler, Vocabulary
+from llm_jax.core.types import Batch, Key, Knobs, Losses, Objective, Params, Sampler, Score, Vocabulary
 from llm_jax.objectives.combined import Part, combine
 
 KEY = "config.objective.parts"
@@ -44,6 +44,15 @@ class Mix(Objective):
 
   def with_reference(self, apply: Callable) -> "Mix":
     return Mix(tuple((name, weight, part.with_reference(apply)) for name, weight, part in self.parts))
+
+  @property
+  def judges(self) -> tuple[str, ...]:  # type: ignore[override]
+    return tuple(j for _, _, part in self.parts for j in part.judges)
+
+  def with_judges(self, scores: Sequence[Score]) -> "Mix":
+    left = iter(scores)
+    return Mix(tuple((name, weight, part.with_judges([next(left) for _ in part.judges]))
+                     for name, weight, part in self.parts))
 
   def with_sampler(self, sampler: Sampler) -> "Mix":
     return Mix(tuple((name, weight, part.with_sampler(sampler)) for name, weight, part in self.parts))

@@ -5,14 +5,14 @@ and ppo.py say what theirs are.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from llm_jax.core.output import Output
-from llm_jax.core.types import START, Batch, Extra, Key, Knobs, Losses, Objective, Params, Sampler, Vocabulary
+from llm_jax.core.types import START, Batch, Extra, Key, Knobs, Losses, Objective, Params, Sampler, Score, Vocabulary
 from llm_jax.objectives import policy_loss
 from llm_jax.objectives import rollouts as rolled
 from llm_jax.objectives.knob_ranges import check_not_negative
@@ -66,6 +66,10 @@ class PolicyGradient(Objective):
     return self.rollouts.fields
 
   @property
+  def judges(self) -> tuple[str, ...]:  # type: ignore[override]
+    return self.rollouts.reward.models
+
+  @property
   def remembers(self) -> bool:  # type: ignore[override]
     return self.rollouts.updates > 1
 
@@ -74,6 +78,10 @@ class PolicyGradient(Objective):
 
   def with_reference(self, apply: Callable) -> "PolicyGradient":
     return dataclasses.replace(self, rollouts=dataclasses.replace(self.rollouts, reference=apply))
+
+  def with_judges(self, scores: Sequence[Score]) -> "PolicyGradient":
+    reward = self.rollouts.reward.with_models(scores)
+    return dataclasses.replace(self, rollouts=dataclasses.replace(self.rollouts, reward=reward))
 
   def with_sampler(self, sampler: Sampler) -> "PolicyGradient":
     return dataclasses.replace(self, rollouts=dataclasses.replace(self.rollouts, sampler=sampler))

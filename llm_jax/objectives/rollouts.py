@@ -17,17 +17,19 @@ import jax.numpy as jnp
 
 from llm_jax.core.errors import ConfigError
 from llm_jax.core.output import Output
-from llm_jax.core.row_parts import COMPLETION, PADDING, PROMPT
-from llm_jax.core.types import Batch, Key, Losses, Mean, Metrics, Params, Reward, Sampler, Vocabulary
+from llm_jax.core.row_parts import COMPLETION, ENDS, joined
+from llm_jax.core.types import Batch, Key, Losses, Mean, Metrics, Params, Sampler, Vocabulary
 from llm_jax.objectives.knob_ranges import check_positive
+from llm_jax.objectives.rewards import Sum
 from llm_jax.objectives.text_rows import row_keys
 from llm_jax.objectives.token_logprobs import scored, token_logprobs
 
+EARNED = "reward_"  # before the name of one of several rewards
 Rollout = dict[str, Any]
 """tokens, parts (B, G, L) int32 as in token_logprobs.py; rewards (B, G); left (B,): steps that they will still serve;
-weights (B,): 0 for a row that fills up a batch; and, where asked for, old and reference (B, G, L - 1):
-log-probabilities of tokens 1 .. L-1 under the policy that wrote them and under the reference model; values
-(B, G, L - 1): what that policy's critic expected before each of them."""
+weights (B,): 0 for a row that fills up a batch; where there are several rewards, each as 'reward_NAME' (B, G), before
+its weight; and, where asked for, old and reference (B, G, L - 1): log-probabilities of tokens 1 .. L-1 under the policy
+that wrote them and under the reference model; values (B, G, L - 1): what that policy's critic expected before each."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +38,7 @@ class Rollouts:
   on the same ones; refers: whether a reference model scores them; values: (params, output) -> (N, L - 1), a critic's;
   ends: ids that end a completion."""
 
-  reward: Reward
+  reward: Sum
   group: int
   temperature: float
   updates: int
@@ -62,7 +64,7 @@ class Rollouts:
     Raises:
       ConfigError: there is none.
     """
-    ends = tuple(tokenizer.special[role] for role in ("eod", "eos") if role in tokenizer.special)
+    ends = tuple(tokenizer.special[role] for role in ENDS if role in tokenizer.special)
     if not ends:
       raise ConfigError("config.data.tokenizer", "has neither an 'eod' nor an 'eos' token, which ends a completion",
                         accepted="a tokenizer with one of these roles")
@@ -76,9 +78,11 @@ class Rollouts:
     """No rollouts: the first step draws them."""
     (B, L), G = batch["weights"].shape, self.group
     ids, numbers = jnp.zeros((B, G, L), jnp.int32), jnp.zeros((B, G, L - 1), jnp.float32)
-    return {"tokens": ids, "parts": ids, "rewards": jnp.zeros((B, G), jnp.float32), "left": jnp.zeros(B, jnp.int32),
-            "weights": jnp.zeros(B, jnp.float32), "old": numbers} | (
-                {"reference": numbers} if self.refers else {}) | ({"values": numbers} if self.values else {})
+    names = ("rewards", *(EARNED + name for name in self.reward.several))
+    earned = dict.fromkeys(names, jnp.zeros((B, G), jnp.float32))
+    return {"tokens": ids, "parts": ids, "left": jnp.zeros(B, jnp.int32), "weights": jnp.zeros(B, jnp.float32),
+            "old": numbers} | earned | ({"reference": numbers} if self.refers else {}) | (
+                {"values": numbers} if self.values else {})
 
   def current(self, apply: Callable, params: Params, batch: Batch, key: Key | None) -> Rollout:
     """Those of this step: new ones, or those in batch['carry'] while they last; nothing of them has a gradient."""
@@ -103,12 +107,12 @@ class Rollouts:
     written_NT, on_NT = self.sampler(params, left_NP, real_NP, keys_N, room=L - P, temperature=self.temperature,
                                      eos_ids=self.ends)
     told = {name: each(batch[name]) for name in self.reward.fields}
-    rewards_N = self.reward(told, written_NT, on_NT).astype(jnp.float32)
-    rows_NL = jnp.concatenate([left_NP, written_NT], 1)
-    parts_NL = jnp.concatenate([jnp.where(real_NP, PROMPT, PADDING), jnp.where(on_NT, COMPLETION, PADDING)], 1)
+    earned = self.reward.given(params).apart(told, written_NT, on_NT)
+    rows_NL, parts_NL = joined(each(batch["prompt"]), P - gap_N, written_NT, on_NT)
     fold = lambda x: x.reshape(B, G, *x.shape[1:])
-    found = {"tokens": fold(_turned(rows_NL, -gap_N)), "parts": fold(_turned(parts_NL, -gap_N).astype(jnp.int32)),
-             "rewards": fold(rewards_N), "weights": (batch["weights"].sum(1) > 0).astype(jnp.float32)}
+    found = {"tokens": fold(rows_NL), "parts": fold(parts_NL), "rewards": fold(self.reward.total(earned)),
+             "weights": (batch["weights"].sum(1) > 0).astype(jnp.float32)}
+    found |= {EARNED + name: fold(earned[name]) for name in self.reward.several}
     if self.keeps_old:
       old_NT, output = self.logprobs(apply, params, found)
       found["old"] = fold(old_NT)
@@ -155,11 +159,13 @@ def mask(rollout: Rollout) -> jax.Array:
 
 
 def report(rollout: Rollout) -> Metrics:
-  """`reward`, `reward_std` (the mean of the groups' deviations), `completion_length` in tokens."""
+  """`reward`, `reward_std` (the mean of the groups' deviations), `reward_NAME` of each of several, `completion_length`
+  in tokens."""
   rewards_BG, weights_B = rollout["rewards"], rollout["weights"]
   lengths_BG = (rollout["parts"] == COMPLETION).sum(-1)
   mean = lambda x_B: Mean((x_B * weights_B).sum(), weights_B.sum())
-  return {"reward": mean(rewards_BG.mean(1)), "reward_std": mean(rewards_BG.std(1)),
+  each = {name: mean(rollout[name].mean(1)) for name in rollout if name.startswith(EARNED)}
+  return each | {"reward": mean(rewards_BG.mean(1)), "reward_std": mean(rewards_BG.std(1)),
           "completion_length": mean(lengths_BG.astype(jnp.float32).mean(1))}
 
 
