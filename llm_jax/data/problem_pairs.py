@@ -72,14 +72,14 @@ def wrong(answer: str, longest: int, random: np.random.Generator) -> str:
   """Another answer than this one, of at most so many digits."""
   found = answer
   while found == answer:
-    for _ in range(random.geometric(0.6)):
+    for _ in range(random.geometric(0.7)):
       found = changed(found, random)[:longest]
   return found
 
 
 def changed(answer: str, random: np.random.Generator) -> str:
-  """An answer after one change, which may leave it as it was."""
-  i, digit = int(random.integers(len(answer) + 1)), str(random.integers(10))
+  """An answer after one change, which may leave it as it was; a digit that comes in is often one of its own."""
+  i, digit = int(random.integers(len(answer) + 1)), str(random.choice(list("0123456789" + 3 * answer)))
   again = (answer[i - 1:i] or digit) * int(random.integers(2, 5))
   ways = [answer[:i] + digit + answer[i + 1:], answer[:i] + answer[i + 1:], answer[:i] + digit + answer[i:],
           "".join(random.permutation(list(answer))), answer[:i] + again]
