@@ -81,7 +81,8 @@ def test_prompt_and_completion_are_joined_without_a_gap():
 
 @pytest.mark.parametrize("source", ["workdir", "hub_folder"])
 def test_a_completion_earns_what_the_model_says_of_its_text_alone(monkeypatch, request, source):
-  """Prompts and completions of several lengths side by side, against each text without padding."""
+  """Prompts and completions of several lengths side by side, against each text without padding; whatever stands where
+  there is no token is not read."""
   folder = request.getfixturevalue(source)
   named = dict(name="hub", path=str(folder)) if source == "hub_folder" else None
   run = in_process.build_from(monkeypatch, config(policy(folder), tokenizer=named))
@@ -96,7 +97,9 @@ def test_a_completion_earns_what_the_model_says_of_its_text_alone(monkeypatch, r
   assert len(of_length) > 1
   want = [float(score(texts[i])) for i in of_length.values()]
   np.testing.assert_allclose(earned[list(of_length.values()), 0], want, rtol=1e-4, atol=1e-6)
-  assert np.std(earned) > 1e-3
+  assert np.std(earned) > 1e-3 and (parts == PADDING).any()
+  other = jax.jit(run.beside[0].score)(state.frozen, np.where(parts == PADDING, 5, rows), parts != PADDING)
+  np.testing.assert_allclose(other, earned[:, 0], rtol=1e-4, atol=1e-6)
   np.testing.assert_array_equal(drawn["reward_model"], drawn["rewards"])
 
 
