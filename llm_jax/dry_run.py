@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from llm_jax.data.corpus import sample
+from llm_jax.data.samples import sample
 from llm_jax.parallel import pipeline
 from llm_jax.planning.compiled import peak_bytes, state_bytes
 from llm_jax.training import flops

@@ -14,7 +14,7 @@ from absl import logging
 
 from llm_jax.core import plugins
 from llm_jax.core.errors import ConfigError, DataError
-from llm_jax.core.types import DataSource, Plan
+from llm_jax.core.types import DataSource
 from llm_jax.data import sealed_folder, token_store, tokenizers
 from llm_jax.data.continued import ContinuedSource
 from llm_jax.data.documents import Document, DocumentSource, Screen, Split
@@ -190,23 +190,3 @@ def describe(what: str, tokenizer: tokenizers.Tokenizer, streams: list[Stream], 
   lines += [f"{s.split + '/' + s.domain:<24} {s.documents:>9,} documents {s.size:>13,} tokens {s.text_bytes:>14,} bytes"
             f" {s.text_bytes / s.size:5.2f} bytes/token" for s in streams]
   return "\n".join(lines + ([f"bad rows left out: {report}"] if report else []))
-
-
-def sample(corpus: Corpus, count: int, length: int = 128, step: int = 0) -> list[str]:
-  """`count` training rows of `length` tokens as text, with a line before each document: its number in the row and its
-  tokens. For a look at what the model will see."""
-  batch = corpus.train.take(step, Plan(batch=count, length=length))
-  if corpus.tokenizer is None:
-    return [f"{name}: {what}" for name, what in corpus.train.fields.items()]
-  shown = []
-  for tokens, segments in zip(batch["tokens"], batch["segment_ids"]):
-    parts = []
-    for segment in sorted({int(s) for s in segments} - {0}):
-      ids = tokens[segments == segment]
-      edges = [name for name, i in (("begins", corpus.tokenizer.begin_of_document),
-                                    ("ends", corpus.tokenizer.end_of_document)) if i is not None and i in ids]
-      parts.append(f"--- document {segment}: {len(ids)} tokens{', ' if edges else ''}{' and '.join(edges)} here ---\n"
-                   if edges else f"--- document {segment}: {len(ids)} tokens ---\n")
-      parts.append(corpus.tokenizer.decode(ids))
-    shown.append("\n".join(parts))
-  return shown

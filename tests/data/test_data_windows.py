@@ -9,8 +9,8 @@ import pytest
 from llm_jax.core.errors import ConfigError, DataError
 from llm_jax.core.types import Plan
 from llm_jax.data import text_folder
-from llm_jax.data.corpus import sample
 from llm_jax.data.packing import table
+from llm_jax.data.samples import sample
 
 BYTES = {"name": "bytes"}
 

@@ -18,6 +18,7 @@ from llm_jax import experiment
 from llm_jax.core import config as configs
 from llm_jax.core import plugins
 from llm_jax.core.errors import ConfigError
+from llm_jax.data.samples import sample
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 GOLDEN = ROOT / "tests/golden"
@@ -77,8 +78,9 @@ def test_the_arguments_of_its_docstring_load_and_one_that_is_nearly_right_is_tol
 
 @pytest.mark.parametrize("name", FILES)
 def test_the_debug_size_builds(name, monkeypatch):
-  """Everything up to the traced train step, on text that is always there."""
+  """Everything up to the traced train step and the sample of a dry run, on text that is always there."""
   import in_process
+
   config = load(name, "debug")
   kept = {k: v for k, v in (config["data"].get("tokenizer") or {}).items() if k == "sentinels"}
   small = dict(name="text_folder", path=TEXT, tokenizer=dict(name="bytes", **kept), domains="one")
@@ -90,6 +92,7 @@ def test_the_debug_size_builds(name, monkeypatch):
     config["data"]["transe"] = dict(epochs=2)
   run = in_process.build_from(monkeypatch, config)
   assert "loss" in run.metric_names and run.model.size > 0
+  assert all(len(row) > 10 for row in sample(run.corpus, 2, run.train.length))
 
 
 if __name__ == "__main__":
