@@ -1,10 +1,16 @@
 """Rows of prompt and completion: what each token is, which the data say, and which objectives score alone."""
 
+from collections.abc import Mapping
+
 import jax
 import jax.numpy as jnp
 
 PADDING, PROMPT, COMPLETION = 0, 1, 2
-ENDS = ("eod", "eos")  # roles of the tokens that end a completion
+
+
+def ends_of(special: Mapping[str, int]) -> tuple[int, ...]:
+  """The ids that end a completion. special: {role: id} of a tokenizer."""
+  return tuple(special[role] for role in ("eod", "eos") if role in special)
 
 
 def joined(prompt_NP: jax.Array, length_N: jax.Array, completion_NT: jax.Array,

@@ -75,22 +75,28 @@ class PreferenceRows(abc.ABC):
     """The ids of a text."""
     return self.streams[domain].document(number)
 
-  def rows_of(self, prompt: np.ndarray, completions: Sequence[np.ndarray], length: int) -> list[np.ndarray]:
-    """(2, length) for each completion: ids, and the part that each is of."""
-    longest = max(map(len, completions)) + len(self.end)
-    room = max(length - longest, length // 2) - len(self.begin)
-    head = [*self.begin, *prompt[max(len(prompt) - room, 0):]]
-    made = []
-    for completion in completions:
-      ids = np.concatenate([head, completion, self.end])[:length]
-      row = np.full((2, length), self.pad, np.int32)
-      row[1] = PADDING
-      row[0, :len(ids)], row[1, :len(head)], row[1, len(head):len(ids)] = ids, PROMPT, COMPLETION
-      made.append(row)
-    return made
+  def rows(self, prompt: np.ndarray, completions: Sequence[np.ndarray], length: int) -> list[np.ndarray]:
+    """`rows_of` with this source's ids."""
+    return rows_of(prompt, completions, length, begin=self.begin, end=self.end, pad=self.pad)
 
 
-def _columns(names: Sequence[str], examples: Sequence[Sequence[np.ndarray]]) -> dict[str, Any]:
+def rows_of(prompt: np.ndarray, completions: Sequence[np.ndarray], length: int, *, begin: Sequence[int],
+            end: Sequence[int], pad: int) -> list[np.ndarray]:
+  """(2, length) for each completion: ids, and the part that each is of. begin, end: ids around the two."""
+  longest = max(map(len, completions)) + len(end)
+  room = max(length - longest, length // 2) - len(begin)
+  head = [*begin, *prompt[max(len(prompt) - room, 0):]]
+  made = []
+  for completion in completions:
+    ids = np.concatenate([head, completion, end])[:length]
+    row = np.full((2, length), pad, np.int32)
+    row[1] = PADDING
+    row[0, :len(ids)], row[1, :len(head)], row[1, len(head):len(ids)] = ids, PROMPT, COMPLETION
+    made.append(row)
+  return made
+
+
+def columns(names: Sequence[str], examples: Sequence[Sequence[np.ndarray]]) -> dict[str, Any]:
   """{name, name_parts: (R, L)} of each example's rows, one per name."""
   stacked = np.array(examples, np.int32)  # (R, names, 2, L)
   ends = enumerate(("", "_parts"))
@@ -110,10 +116,10 @@ class PairRows(PreferenceRows):
     made = []
     for number in mine.tolist():
       prompt, chosen, rejected = (self.text(domain, number) for domain in PAIRS)
-      made.append(self.rows_of(prompt, [chosen, rejected], length))
+      made.append(self.rows(prompt, [chosen, rejected], length))
     chosen_stream = self.streams["chosen"]
     margin = chosen_stream.difficulty[mine] if chosen_stream.rated else np.zeros(len(mine))
-    return _columns(("chosen", "rejected"), made) | {"margin": margin.astype(np.float32)}
+    return columns(("chosen", "rejected"), made) | {"margin": margin.astype(np.float32)}
 
 
 class JudgedRows(PreferenceRows):
@@ -136,6 +142,6 @@ class JudgedRows(PreferenceRows):
       (prompt, own), place = self._place(number)
       (_, foreign), elsewhere = self._place(other)
       head = self.text(prompt, place)
-      made.append([*self.rows_of(head, [self.text(own, place)], length),
-                   *self.rows_of(head, [self.text(foreign, elsewhere)], length)])
-    return _columns(("completion", "mismatched"), made) | {"label": labels}
+      made.append([*self.rows(head, [self.text(own, place)], length),
+                   *self.rows(head, [self.text(foreign, elsewhere)], length)])
+    return columns(("completion", "mismatched"), made) | {"label": labels}

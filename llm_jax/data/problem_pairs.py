@@ -14,13 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from llm_jax.core.row_parts import COMPLETION, PADDING, PROMPT
 from llm_jax.core.types import Batch, Plan
 from llm_jax.data import problems
 from llm_jax.data.corpus import Corpus, DataContext
 from llm_jax.data.episodes import generator
 from llm_jax.data.fingerprint import digest
-from llm_jax.data.preference_rows import PAIR_FIELDS
+from llm_jax.data.preference_rows import PAIR_FIELDS, columns, rows_of
 from llm_jax.data.problems import Problems, Task, check_length
 
 
@@ -50,22 +49,14 @@ class ProblemPairs:
     prompt, answer = self.source.widths
     check_length(plan.length, prompt, answer)
     example, found = self.source.drawn(step, plan, rows)
-    chosen, chosen_parts = self._rows(found, plan.length)
-    others = [(p, wrong(a, plan.length - prompt - 1, generator("wrong answer", *self.source.dice, i)))
-              for i, (p, a) in zip(example, found)]
-    rejected, rejected_parts = self._rows(others, plan.length)
-    return {"chosen": chosen, "chosen_parts": chosen_parts, "rejected": rejected, "rejected_parts": rejected_parts,
-            "margin": np.zeros(len(found), np.float32), "weights": self.source.counts(example).astype(np.float32)}
+    made = [self._pair(p, a, wrong(a, plan.length - prompt - 1, generator("wrong answer", *self.source.dice, i)),
+                       plan.length) for i, (p, a) in zip(example, found)]
+    return columns(("chosen", "rejected"), made) | {
+        "margin": np.zeros(len(found), np.float32), "weights": self.source.counts(example).astype(np.float32)}
 
-  def _rows(self, texts: list[problems.Problem], length: int) -> tuple[np.ndarray, np.ndarray]:
-    encode = self.source.tokenizer.encode
-    tokens, parts = (np.full((len(texts), length), x, np.int32) for x in (self.source.pad, PADDING))
-    for i, (prompt, answer) in enumerate(texts):
-      head, tail = encode(prompt), [*encode(answer), self.source.end]
-      n = len(head) + len(tail)
-      tokens[i, :n] = [*head, *tail]
-      parts[i, :len(head)], parts[i, len(head):n] = PROMPT, COMPLETION
-    return tokens, parts
+  def _pair(self, prompt: str, answer: str, other: str, length: int) -> list[np.ndarray]:
+    s, encode = self.source, self.source.tokenizer.encode
+    return rows_of(encode(prompt), [encode(answer), encode(other)], length, begin=(), end=(s.end,), pad=s.pad)
 
 
 def wrong(answer: str, longest: int, random: np.random.Generator) -> str:

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 from llm_jax.core.errors import ConfigError
 from llm_jax.core.output import Output
-from llm_jax.core.row_parts import COMPLETION, ENDS, joined
+from llm_jax.core.row_parts import COMPLETION, ends_of, joined
 from llm_jax.core.types import Batch, Key, Losses, Mean, Metrics, Params, Sampler, Vocabulary
 from llm_jax.objectives.knob_ranges import check_positive
 from llm_jax.objectives.rewards import Sum
@@ -64,7 +64,7 @@ class Rollouts:
     Raises:
       ConfigError: there is none.
     """
-    ends = tuple(tokenizer.special[role] for role in ENDS if role in tokenizer.special)
+    ends = ends_of(tokenizer.special)
     if not ends:
       raise ConfigError("config.data.tokenizer", "has neither an 'eod' nor an 'eos' token, which ends a completion",
                         accepted="a tokenizer with one of these roles")

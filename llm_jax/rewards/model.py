@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from llm_jax.core.errors import ConfigError
-from llm_jax.core.row_parts import ENDS, PADDING, joined
+from llm_jax.core.row_parts import PADDING, ends_of, joined
 from llm_jax.core.types import Batch, Params, Reward, Score
 
 
@@ -30,7 +30,7 @@ class Scored(Reward):
   fields: tuple[str, ...] = ("prompt", "prompt_length")
 
   def for_tokenizer(self, tokenizer: Any) -> "Scored":
-    return dataclasses.replace(self, ends=tuple(tokenizer.special[role] for role in ENDS if role in tokenizer.special))
+    return dataclasses.replace(self, ends=ends_of(tokenizer.special))
 
   def with_models(self, scores: Sequence[Score]) -> "Scored":
     return dataclasses.replace(self, score=scores[0])
