@@ -4,9 +4,10 @@ The parent keeps one worker per contender alive and asks them in turns, so that 
 of them. Standard library only: workers run under different Python environments.
 """
 
-import ctypes
 import json
 import os
+import pathlib
+import runpy
 import subprocess
 import sys
 import time
@@ -20,9 +21,7 @@ def read_spec() -> dict[str, Any]:
   os.sched_setaffinity(0, range(spec["threads"]))
   os.environ["OMP_NUM_THREADS"] = str(spec["threads"])
   if spec.get("malloc"):
-    libc = ctypes.CDLL(None)
-    for option, value in ((-4, 0), (-1, -1), (-8, 1), (-2, 64 * 2**20)):  # as llm_jax/core/allocator.py
-      libc.mallopt(option, value)
+    runpy.run_path(str(pathlib.Path(__file__).parents[1] / "llm_jax/core/allocator.py"))["tune_malloc"]()
   return spec
 
 
