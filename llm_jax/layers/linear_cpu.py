@@ -4,12 +4,17 @@ Found by measurement on AVX-512 machines. The weight gradient x^T dy runs at the
 operand on the left, which is also the one that XLA transposes, so a wide-to-narrow gradient is computed transposed; the
 barrier keeps XLA from swapping it back. In bfloat16 only products that ask for a float32 result reach the bfloat16
 units, and of the weight gradient's forms only one that contracts two dimensions does: the tokens are split in two for
-that. In float32 they are too, since two threads share such products better (2 to 3 % of a step). Bias gradients are
-summed in float32, because a bfloat16 sum over tokens becomes a windowed reduction.
+that. In float32 they are too, since two threads share such products better (2 to 3 % of a step). Many tokens are taken
+1,024 at a time in bfloat16, so that both operands stay in the caches: 0.87 to 0.98 of the time alone, at 2,048 to 8,192
+tokens of width 384 and 768; float32 gains nothing by it. Bias gradients are summed in float32, because a bfloat16 sum
+over tokens becomes a windowed reduction.
 """
 
 import jax
 import jax.numpy as jnp
+
+BLOCK = 1_024  # tokens
+MOST_BLOCKS = 8  # more would hold too many products at once
 
 
 @jax.custom_vjp
@@ -42,6 +47,21 @@ def _contract_tokens(x_TI: jax.Array, dy_TO: jax.Array) -> jax.Array:
 
 def _narrow_first(x_TI: jax.Array, dy_TO: jax.Array) -> jax.Array:
   """x^T dy, float32, where x is not the wider one."""
+  products = [_product(x, dy) for x, dy in zip(_blocks(x_TI), _blocks(dy_TO))]
+  return sum(products[1:], products[0])
+
+
+def _blocks(a_TF: jax.Array) -> list[jax.Array]:
+  """The tokens in blocks whose products are summed: in bfloat16, of about `BLOCK`."""
+  tokens = a_TF.shape[0]
+  count = tokens // BLOCK
+  if a_TF.dtype != jnp.bfloat16 or not 1 < count <= MOST_BLOCKS or tokens % (2 * count):
+    return [a_TF]
+  return jnp.split(a_TF, count)
+
+
+def _product(x_TI: jax.Array, dy_TO: jax.Array) -> jax.Array:
+  """x^T dy, float32, at once."""
   if x_TI.shape[0] % 2:
     return jax.lax.dot_general(x_TI, dy_TO, (((0,), (0,)), ((), ())), preferred_element_type=jnp.float32)
   halves = lambda a: a.reshape(2, -1, a.shape[-1])

@@ -10,13 +10,13 @@ from llm_jax.layers import doors, linear_cpu
 from llm_jax.layers.linear import add_bias, linear
 from llm_jax.parallel import mesh, rules
 
-SHAPES = [(16, 8, 24), (16, 24, 8), (7, 5, 3), (1, 8, 8)]  # tokens, inputs, outputs
+SHAPES = [(16, 8, 24), (16, 24, 8), (7, 5, 3), (1, 8, 8), (2048, 3, 5), (3000, 5, 3)]  # tokens, inputs, outputs
 
 
 def arrays(T, inputs, outputs, dtype):
   keys = jax.random.split(jax.random.key(0), 3)
-  x, dy = jax.random.normal(keys[0], (T, inputs)).astype(dtype), jax.random.normal(keys[1], (T, outputs)).astype(dtype)
-  return x, jax.random.normal(keys[2], (inputs, outputs)), dy
+  x, dy = jax.random.normal(keys[0], (T, inputs)), jax.random.normal(keys[1], (T, outputs)) / T**0.5
+  return x.astype(dtype), jax.random.normal(keys[2], (inputs, outputs)), dy.astype(dtype)
 
 
 def outputs_and_gradients(x, w, dy):
