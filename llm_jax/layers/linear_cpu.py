@@ -4,17 +4,17 @@ Found by measurement on AVX-512 machines. The weight gradient x^T dy runs at the
 operand on the left, which is also the one that XLA transposes, so a wide-to-narrow gradient is computed transposed; the
 barrier keeps XLA from swapping it back. In bfloat16 only products that ask for a float32 result reach the bfloat16
 units, and of the weight gradient's forms only one that contracts two dimensions does: the tokens are split in two for
-that. In float32 they are too, since two threads share such products better (2 to 3 % of a step). Many tokens are taken
-1,024 at a time in bfloat16, so that both operands stay in the caches: 0.87 to 0.98 of the time alone, at 2,048 to 8,192
-tokens of width 384 and 768; float32 gains nothing by it. Bias gradients are summed in float32, because a bfloat16 sum
-over tokens becomes a windowed reduction.
+that. In float32 they are too, since two threads share such products better (2 to 3 % of a step). Up to jax 0.10, many
+tokens are taken 1,024 at a time in bfloat16, so that both operands stay in the caches: 0.87 to 0.98 of the time alone,
+at 2,048 to 8,192 tokens of width 384 and 768. float32 loses by it, and so does jax 0.12, whose kernels do this
+themselves. Bias gradients are summed in float32, because a bfloat16 sum over tokens becomes a windowed reduction.
 """
 
 import jax
 import jax.numpy as jnp
 
 BLOCK = 1_024  # tokens
-MOST_BLOCKS = 8  # more would hold too many products at once
+MOST_BLOCKS = 8 if jax.__version_info__ < (0, 11) else 1  # more than 8 would hold too many products at once
 
 
 @jax.custom_vjp
