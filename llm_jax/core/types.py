@@ -221,44 +221,13 @@ Score = Callable[[Params, jax.Array, jax.Array], jax.Array]
 """(params of the step, tokens (N, L), which of them are real (N, L)) -> what a reward model says of each text, (N,)."""
 
 
-class Reward(Protocol):
-  """What a completion is worth. Inherit it for the defaults.
-
-  fields: of the batch that it reads, one row for each completion; the prompt is there as 'prompt' and 'prompt_length'.
-  models: workdirs or Hugging Face folders of trained models that it asks, whose arrays lie frozen beside the params.
-  """
-
-  fields: tuple[str, ...] = ()
-  models: tuple[str, ...] = ()
-
-  def for_tokenizer(self, tokenizer: Any) -> "Reward":
-    """The same reward when the text's tokenizer is known.
-
-    Raises:
-      ConfigError: it cannot write or read what this reward looks for.
-    """
-    return self
-
-  def with_models(self, scores: Sequence[Score]) -> "Reward":
-    """The same reward when its `models` are there."""
-    return self
-
-  def given(self, params: Params) -> "Reward":
-    """The same reward with what its models read. params: of the step, frozen arrays included."""
-    return self
-
-  def __call__(self, batch: Batch, tokens_NT: jax.Array, mask_NT: jax.Array) -> jax.Array:
-    """(N,) float32. tokens: of the completions, the token that ended them included; mask: 1 where there is one."""
-    ...
-
-
 class Objective(Protocol):
   """What is learned. Knows `apply`, never the architecture; returns losses per target, never a scalar. Inherit it.
 
   fields: batch fields that it reads; needs: what the model must offer, in the words of core/offers.py. reference: the
   workdir or Hugging Face folder of a model that it learns from or compares with, whose arrays lie frozen beside the
   params; START: the model itself as the run starts; None: none. reference_knob: the knob that names it. judges: the
-  same of models that score what it writes, see `Reward.models`.
+  same of models that score what it writes, see `Reward.models` in core/reward.py.
   codes_text: its loss is that of every token of the text, so that bits per byte can be said. carries: it hands the
   batch's 'carry' to the model and returns the state after it (core/carry.py). whole_batch: the loss of a row depends on
   the other rows of its batch, so that micro-batches would be another loss. remembers: it keeps arrays of its own from

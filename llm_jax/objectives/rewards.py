@@ -10,7 +10,8 @@ import jax.numpy as jnp
 
 from llm_jax.core import plugins
 from llm_jax.core.errors import ConfigError
-from llm_jax.core.types import Batch, Params, Reward, Score
+from llm_jax.core.reward import Reward
+from llm_jax.core.types import Batch, Params, Score
 
 KEY = "config.objective.reward"
 

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from llm_jax.core.errors import ConfigError, DataError
-from llm_jax.core.types import Batch, Reward
+from llm_jax.core.reward import Reward
+from llm_jax.core.types import Batch
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,7 +15,8 @@ import jax
 import numpy as np
 
 from llm_jax.core.errors import ConfigError
-from llm_jax.core.types import Batch, Reward
+from llm_jax.core.reward import Reward
+from llm_jax.core.types import Batch
 
 KEY = "config.objective.reward.function"
 

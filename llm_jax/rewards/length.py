@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 
 from llm_jax.core.errors import ConfigError
-from llm_jax.core.types import Batch, Reward
+from llm_jax.core.reward import Reward
+from llm_jax.core.types import Batch
 
 
 @dataclasses.dataclass(frozen=True)

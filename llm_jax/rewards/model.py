@@ -13,8 +13,9 @@ import jax
 import jax.numpy as jnp
 
 from llm_jax.core.errors import ConfigError
+from llm_jax.core.reward import Reward
 from llm_jax.core.row_parts import PADDING, ends_of, joined
-from llm_jax.core.types import Batch, Params, Reward, Score
+from llm_jax.core.types import Batch, Params, Score
 
 
 @dataclasses.dataclass(frozen=True)
