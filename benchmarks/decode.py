@@ -107,7 +107,7 @@ def jax_side(threads: int):
   os.environ["JAX_PLATFORMS"] = "cpu"
   sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
   from llm_jax.core import allocator
-  allocator.tune_malloc()
+  allocator.restart()
   import jax
 
   from llm_jax.inference.generate import Generator

@@ -7,9 +7,8 @@ Dispatch: the real train step (guard, AdamW, clipping, schedule, metrics as one 
 network of 64 tiny arrays, so that parameters, both moments and counters make about 200; the clock runs from the call to
 its return, the device being idle before. Beside the wall clock stands the processor time of the calling thread, which
 other work on the machine disturbs least. The share is the loop's own accounting, (time/data + time/dispatch) /
-time/step, of the quickstart's model, batch and corpus. Results are JSON. The process has the allocator's settings that
-the doors apply; with LLM_JAX_MALLOC=0 it has not, and the calling thread need not wait in malloc for the threads that
-run the tiny products meanwhile.
+time/step, of the quickstart's model, batch and corpus. Results are JSON. The process has the allocator that the doors
+bring; with LLM_JAX_MALLOC=0 it has the system's.
 """
 
 import argparse
@@ -111,17 +110,18 @@ def spread(values: list[float], factor: float, unit: str) -> dict[str, float]:
 
 def main() -> None:
   """Measures both and writes the results."""
-  import jax
-
   from llm_jax.core import allocator
+
+  allocator.restart()
+  import jax
 
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument("--steps", type=int, default=80)
   parser.add_argument("--out", default=str(HERE / "results" / "dispatch_cpu.json"))
   options = parser.parse_args()
-  tuned = allocator.tune_malloc()
   result = {"date": time.strftime("%Y-%m-%d"), "jax": jax.__version__, "python": platform.python_version(),
-            "cores": os.cpu_count(), "malloc_tuned": tuned, "load_before": os.getloadavg()[0], "dispatch": dispatch(),
+            "cores": os.cpu_count(), "allocator": allocator.name(), "load_before": os.getloadavg()[0],
+            "dispatch": dispatch(),
             "quickstart_host_share": host_share(options.steps), "load_after": os.getloadavg()[0]}
   pathlib.Path(options.out).write_text(json.dumps(result, indent=1) + "\n")
   print(json.dumps(result, indent=1))

@@ -11,8 +11,8 @@ The peer of GPT-2 shapes is a plain GPT-2, that of BERT shapes BertForMaskedLM o
 `ours_as_trained` is our BERT step as a run has it, which scores the masked tokens alone. Same shapes, batch, gelu,
 clipping and AdamW (fused in PyTorch); forward, backward and update are timed. In bfloat16 both multiply in bfloat16
 with float32 parameters, norms, softmax, loss and optimizer; autocast keeps the residual stream and elementwise
-operations in float32, ours are bfloat16 outside norms. Our process has the allocator settings that our doors apply;
-PyTorch is measured as it comes and, as a variant of its own, with the same settings. All contenders are in memory at
+operations in float32, ours are bfloat16 outside norms. Our process has the allocator that our doors bring; PyTorch is
+measured as it comes and, as a variant of its own, with the same allocator. All contenders are in memory at
 once: BERT-base takes 2 GB each. Results are JSON, with every round's median, the machine and the versions; beside the
 ratio of median step times stand those of the best steps and of the processor time that a step takes, which other work
 on the machine disturbs least.
@@ -29,6 +29,8 @@ import time
 from typing import Any
 
 import worker
+
+from llm_jax.core import allocator
 
 HERE = pathlib.Path(__file__).parent
 SIZES = {
@@ -64,7 +66,8 @@ def measure(size: str, dtype: str, gelu: str, threads: int, options: argparse.Na
   workers = {}
   for name in wanted:
     python, script, settings = contenders[name]
-    workers[name] = worker.Worker(python, str(HERE / script), common | settings)
+    preloaded = allocator.preload(os.environ) if settings.get("malloc") else {}
+    workers[name] = worker.Worker(python, str(HERE / script), common | settings, preloaded)
   steps = dict(pair.split("=") for pair in options.steps.split(","))
   load_before = os.getloadavg()[0]
   worker.alternate(list(workers.values()), options.rounds, int(steps[size]))

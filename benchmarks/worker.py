@@ -6,12 +6,10 @@ of them. Standard library only: workers run under different Python environments.
 
 import json
 import os
-import pathlib
-import runpy
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 
@@ -20,8 +18,6 @@ def read_spec() -> dict[str, Any]:
   spec = json.loads(sys.argv[1])
   os.sched_setaffinity(0, range(spec["threads"]))
   os.environ["OMP_NUM_THREADS"] = str(spec["threads"])
-  if spec.get("malloc"):
-    runpy.run_path(str(pathlib.Path(__file__).parents[1] / "llm_jax/core/allocator.py"))["tune_malloc"]()
   return spec
 
 
@@ -44,11 +40,11 @@ def _say(message: dict[str, Any]) -> None:
 
 
 class Worker:
-  """The parent's end."""
+  """The parent's end. environment: variables that the process has besides the parent's."""
 
-  def __init__(self, python: str, script: str, spec: dict[str, Any]):
+  def __init__(self, python: str, script: str, spec: dict[str, Any], environment: Mapping[str, str]):
     self.process = subprocess.Popen([python, script, json.dumps(spec)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                                    text=True)
+                                    env={**os.environ, **environment}, text=True)
     self.ready = self._hear()
     self.seconds: list[list[float]] = []  # of each step, per round
     self.cpu_seconds: list[float] = []  # of the process, per step, per round

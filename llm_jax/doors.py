@@ -30,6 +30,8 @@ def run(main: Callable[[Any, Overrides], int | None], define: Callable[[flags.Fl
   One of several processes does not wait for the others when it fails: they are stuck without it, and end by themselves.
   """
   several = False
+  if argv is None:  # this process is that of the door alone
+    allocator.restart()
   try:
     values, overrides = parse(list(sys.argv if argv is None else argv), define)
     prepare_process(values)
@@ -115,8 +117,7 @@ def _nearest_flag(name: str, values: flags.FlagValues) -> str | None:
 
 
 def prepare_process(values: flags.FlagValues) -> None:
-  """Settings that must come before jax is imported: the allocator and the number of pretended devices."""
-  allocator.tune_malloc()
+  """What must be set before jax is imported: the number of pretended devices."""
   if values.fake_devices:
     kept = re.sub(r"--xla_force_host_platform_device_count=\d+", "", os.environ.get("XLA_FLAGS", ""))
     os.environ["XLA_FLAGS"] = f"{kept} --xla_force_host_platform_device_count={values.fake_devices}".strip()

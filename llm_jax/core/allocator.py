@@ -1,65 +1,68 @@
-"""The C allocator's settings for training on a CPU: keep freed memory, in huge pages, instead of giving it back.
+"""The C allocator of a process that trains on a CPU: mimalloc, which keeps freed memory, and a heap for each thread.
 
-XLA's CPU backend allocates the temporary memory of a program afresh at every call. glibc serves blocks of that size by
-mmap and unmaps them when they are freed, so that each step faults every page in again: a sixth of the step at 6 layers
-of width 384. With these settings freed memory stays with the process, and the heap is in pages of 2 MiB, which saves
-faults and TLB misses (another 2 to 3 % of that step). The price: it is process-wide, memory is not returned to the
-system, and threads wait for each other in the one heap, so that the call which dispatches a step takes longer (about
-1 ms, not 0.4; the device computes meanwhile). Linux with glibc only; elsewhere nothing happens. `LLM_JAX_MALLOC=0`
-turns it off.
+XLA's CPU backend allocates the temporary memory of a program afresh at every call, and its threads allocate small
+blocks all the time. glibc gives large blocks back to the system when they are freed, so that each step faults every
+page in again: a sixth of the step at 6 layers of width 384. It can be told to keep them, in one heap for all threads;
+then the threads wait for that heap's lock, small blocks take pieces of freed large ones, and memory grows. mimalloc
+(Leijen et al. 2019, "Free list sharding in action") does neither: against glibc told so, the step takes 0.92 of the
+time at 6 x 384 in bfloat16 and 0.87 at 4 x 128, the call that dispatches a step 0.27 ms and not 0.9, and memory ends at
+1.4 GB, not at 1.9 to 2.3.
+
+An allocator must be there before the process starts, so a door replaces itself by the same command with mimalloc
+preloaded: same process id, arguments, files and environment. Linux only, where the package is installed;
+`LLM_JAX_MALLOC=0` turns it off, and an allocator that LD_PRELOAD names already stays.
 """
 
 import ctypes
+import importlib.metadata
 import os
+import pathlib
 import sys
+from collections.abc import Mapping
 
-# <malloc.h>, option and value.
-M_TRIM_THRESHOLD = -1
-M_TOP_PAD = -2
-M_MMAP_MAX = -4
-M_ARENA_MAX = -8
-SETTINGS = (
-    (M_MMAP_MAX, 0),  # large blocks come from the heap, not from mmap
-    (M_TRIM_THRESHOLD, -1),  # the top of the heap is never given back: -1 becomes the largest size_t
-    (M_ARENA_MAX, 1),  # one heap for all threads, so that a block freed by one serves another
-    (M_TOP_PAD, 64 * 2**20),  # the heap grows by 64 MiB at a time
-)
-MADV_HUGEPAGE = 14  # <sys/mman.h>
-HUGE_PAGE = 2 * 2**20
+PACKAGE = "cmeel-mimalloc"
+LIBRARY = "libmimalloc.so.3"
+SETTINGS = {
+    "MIMALLOC_PURGE_DELAY": "-1",  # freed memory is never given back to the system
+    "MIMALLOC_ARENA_MAX_OBJECT_SIZE": "1TiB",  # nor is a block for being large
+}
 
 
-def tune_malloc() -> bool:
-  """Applies the settings to this process -> whether they are in force. Call it before jax is imported."""
-  if os.environ.get("LLM_JAX_MALLOC", "1") == "0" or not sys.platform.startswith("linux"):
-    return False
-  libc = ctypes.CDLL(None)
-  if not hasattr(libc, "gnu_get_libc_version"):
-    return False
-  applied = [libc.mallopt(option, value) == 1 for option, value in SETTINGS]
-  if all(applied):
-    _ask_for_huge_pages(libc, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2)
-  return all(applied)
+def restart() -> None:
+  """Replaces this process by the same command with the allocator preloaded, if it is wanted and not there yet.
+
+  Call it first of all in a program, never in a library: what ran before runs again.
+  """
+  changes = preload(os.environ)
+  if changes:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, **changes})
 
 
-def _ask_for_huge_pages(libc: ctypes.CDLL, size: int) -> None:
-  """Lets the heap grow by `size` bytes of address space, untouched, and asks for huge pages where it will be used."""
-  if not _address_space_is_free():
-    return
-  libc.malloc.argtypes, libc.malloc.restype = (ctypes.c_size_t,), ctypes.c_void_p
-  libc.free.argtypes = (ctypes.c_void_p,)
-  libc.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
-  block = libc.malloc(size)
-  if block is None:  # a limit on address space
-    return
-  start = -(-block // HUGE_PAGE) * HUGE_PAGE
-  libc.madvise(start, (block + size - start) // HUGE_PAGE * HUGE_PAGE, MADV_HUGEPAGE)  # a kernel without them says no
-  libc.free(block)
+def preload(environment: Mapping[str, str]) -> dict[str, str]:
+  """What a process started from this environment needs besides to have the allocator; {} where it is to have none."""
+  loaded = environment.get("LD_PRELOAD", "")
+  if environment.get("LLM_JAX_MALLOC") == "0" or not sys.platform.startswith("linux") or "malloc" in loaded:
+    return {}
+  library = path()
+  if library is None:
+    return {}
+  kept = {name: value for name, value in SETTINGS.items() if name not in environment}
+  return {"LD_PRELOAD": " ".join(filter(None, (library, loaded))), **kept}
 
 
-def _address_space_is_free() -> bool:
-  """Whether the system lets a process have address space that it does not use."""
+def path() -> str | None:
+  """The library's file; None where the package is not installed."""
   try:
-    with open("/proc/sys/vm/overcommit_memory") as file:
-      return file.read().strip() != "2"
-  except OSError:
-    return False
+    files = importlib.metadata.files(PACKAGE) or []
+  except importlib.metadata.PackageNotFoundError:
+    return None
+  found = [pathlib.Path(str(f.locate())).resolve() for f in files if f.name == LIBRARY]
+  return str(found[0]) if found and found[0].exists() else None
+
+
+def name() -> str:
+  """The allocator of this process: "mimalloc", or "other"."""
+  there = sys.platform.startswith("linux") and hasattr(ctypes.CDLL(None), "mi_version")
+  return "mimalloc" if there else "other"

@@ -10,9 +10,10 @@ from typing import Any
 import jax
 
 import llm_jax
+from llm_jax.core import allocator
 from llm_jax.training.throughput import peak_flops_per_second
 
-LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", allocator.PACKAGE)
 
 
 def describe() -> dict[str, Any]:
@@ -31,6 +32,7 @@ def describe() -> dict[str, Any]:
           "cpu": cpu_name(),
           "cores": os.cpu_count(),
           "memory_bytes": memory_bytes(),
+          "allocator": allocator.name(),
           "system": platform.platform(terse=True),
       },
       "python": platform.python_version(),

@@ -1,55 +1,111 @@
-"""What the allocator's settings promise: memory that was freed is there again without a page fault."""
+"""What the allocator promises: freed memory is there again without a page fault, and a program that asks for it goes on
+as the same process, with its arguments, input and environment."""
 
 import os
+import resource
 import subprocess
 import sys
 
 import pytest
 
-pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="settings of glibc")
-
-SIZE = 96 * 2**20
-FAULTS = f"""
-import ctypes, resource, sys
 from llm_jax.core import allocator
 
+pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="is preloaded on Linux")
+
+SIZES = (96 * 2**20, 3 * 2**30 // 2)  # within and beyond what mimalloc reserves at a time
+FAULTS = """
+import ctypes, resource, sys
+size = int(sys.argv[1])
+libc = ctypes.CDLL(None)
+libc.malloc.argtypes, libc.malloc.restype, libc.free.argtypes = [ctypes.c_size_t], ctypes.c_void_p, [ctypes.c_void_p]
 def faults():
-  block = libc.malloc({SIZE})
+  block = libc.malloc(size)
   before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-  ctypes.memset(block, 1, {SIZE})
+  for page in range(0, size, 4096):
+    ctypes.memset(block + page, 1, 1)
   after = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
   libc.free(block)
   return after - before
-
-if len(sys.argv) > 1:
-  resource.setrlimit(resource.RLIMIT_AS, (int(sys.argv[1]),) * 2)
-in_force = allocator.tune_malloc()
-libc = ctypes.CDLL(None)
-libc.malloc.argtypes, libc.malloc.restype, libc.free.argtypes = [ctypes.c_size_t], ctypes.c_void_p, [ctypes.c_void_p]
-first = faults()
-print(int(in_force), first, faults())
+print(faults(), faults())
 """
-PAGES = SIZE // os.sysconf("SC_PAGE_SIZE")
+PROGRAM = """
+import os, sys
+from llm_jax.core import allocator
+print("started")
+allocator.restart()
+print(allocator.name(), os.getpid(), sys.argv[1:], sys.stdin.read(), os.environ.get("LD_PRELOAD", ""), sep="|")
+sys.exit(7)
+"""
 
 
-def measured(*arguments: str, **environment: str) -> list[int]:
-  """Whether the settings are in force, and the page faults of a block's first and of its second use."""
-  done = subprocess.run([sys.executable, "-c", FAULTS, *arguments], env={**os.environ, **environment}, check=True,
-                        capture_output=True, text=True)
+def environment(**changes: str) -> dict[str, str]:
+  """This process's environment, without an allocator and with the changes."""
+  return {k: v for k, v in os.environ.items() if k not in ("LD_PRELOAD", "LLM_JAX_MALLOC")} | changes
+
+
+def faults(size: int, preloaded: bool) -> list[int]:
+  """Page faults of a block's first use and of the same size's next one."""
+  base = environment()
+  done = subprocess.run([sys.executable, "-c", FAULTS, str(size)], capture_output=True, text=True, check=True,
+                        env=base | (allocator.preload(base) if preloaded else {}))
   return [int(word) for word in done.stdout.split()]
 
 
-def test_freed_memory_is_there_again_without_a_fault():
-  in_force, first, again = measured()
-  assert in_force and again < PAGES // 100
-  assert first <= PAGES + PAGES // 100  # a page each; far fewer where the system gives huge ones
+@pytest.mark.parametrize("size", SIZES)
+def test_freed_memory_is_there_again_without_a_fault(size):
+  first, again = faults(size, preloaded=True)
+  assert again < first / 20 and again < size // 4096 // 100
 
 
-def test_without_the_settings_every_page_faults_again():
-  in_force, _, again = measured(LLM_JAX_MALLOC="0")
-  assert not in_force and again >= SIZE // (2 * 2**20)
+def test_without_the_allocator_a_large_block_faults_again():
+  _, again = faults(SIZES[0], preloaded=False)
+  assert again >= SIZES[0] // 2**21  # one for each huge page, where the system gives them
+
+
+def started(*options: str, **changes: str) -> tuple[subprocess.Popen, str, list[str]]:
+  """A program that asks for the allocator -> (its process, ended; what it said on the way; its last line, in parts)."""
+  process = subprocess.Popen([sys.executable, *options, "-c", PROGRAM, "two words", "--config.x=1", ""],
+                             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                             env=environment(**changes))
+  out, errors = process.communicate("typed", timeout=60)
+  return process, errors, out.rstrip("\n").split("\n")
+
+
+def test_a_program_goes_on_as_the_same_process_with_the_allocator():
+  process, errors, lines = started("-X", "utf8")
+  assert lines[:2] == ["started", "started"] and len(lines) == 3 and not errors
+  name, pid, arguments, typed, _ = lines[-1].split("|")
+  assert (name, int(pid), process.returncode) == ("mimalloc", process.pid, 7)
+  assert (arguments, typed) == (str(["two words", "--config.x=1", ""]), "typed")
+
+
+@pytest.mark.parametrize("changes", [dict(LLM_JAX_MALLOC="0"), dict(LD_PRELOAD="/nowhere/libjemalloc.so.2")])
+def test_it_is_turned_off_and_gives_way_to_another(changes):
+  _, _, lines = started(**changes)
+  assert lines[0] == "started" and len(lines) == 2 and lines[1].startswith("other|")
+
+
+def test_what_was_preloaded_before_stays():
+  _, _, lines = started(LD_PRELOAD="/nowhere/libother.so")
+  assert lines[-1].startswith("mimalloc|") and lines[-1].endswith(" /nowhere/libother.so")
+
+
+def test_a_library_that_cannot_be_loaded_ends_in_no_loop(tmp_path, monkeypatch):
+  (tmp_path / "libmimalloc.so.3").write_text("no library")
+  broken = dict(LD_PRELOAD=str(tmp_path / "libmimalloc.so.3"))
+  assert allocator.preload(broken) == {}
+  _, _, lines = started(**broken)
+  assert len(lines) == 2 and lines[1].startswith("other|")
+
+
+def test_nothing_is_preloaded_where_the_package_is_missing(monkeypatch):
+  monkeypatch.setattr(allocator, "PACKAGE", "no-such-package")
+  assert allocator.path() is None and allocator.preload({}) == {}
 
 
 def test_a_limit_on_address_space_is_no_error():
-  in_force, _, again = measured(str(2**30))
-  assert in_force and again < PAGES // 100
+  base = environment()
+  done = subprocess.run([sys.executable, "-c", "print(sum(bytearray(2**20)))"], env=base | allocator.preload(base),
+                        capture_output=True, text=True, check=False,
+                        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (2**30, 2**30)))
+  assert (done.returncode, done.stdout) == (0, "0\n")
