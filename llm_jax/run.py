@@ -19,6 +19,7 @@ from llm_jax.core import carry, devices
 from llm_jax.core.config import Config
 from llm_jax.core.model import Model
 from llm_jax.core.types import Batch, Curriculum, Objective, Plan, TrainState
+from llm_jax.data.ahead import one_ahead
 from llm_jax.data.corpus import Corpus
 from llm_jax.data.loader import Loader, rows_of_host
 from llm_jax.evaluation import loss as evaluation_loss
@@ -184,8 +185,7 @@ class Run:
       return
     plan_of = functools.partial(self.curriculum.plan, state=position.curriculum)
     with self.loader.stream(plan_of, start=start, stop=self.train.steps) as stream:
-      for step, plan, rows in stream:
-        yield step, plan, self.put(rows)
+      yield from one_ahead((step, plan, self.put(rows)) for step, plan, rows in stream)
 
   def evaluate(self, params: Any, frozen: Any, room: str = "eval") -> dict[str, float]:
     """{'eval/loss': ..., 'eval/loss/code': ...} over every evaluation set."""
