@@ -2,7 +2,6 @@
 as the same process, with its arguments, input and environment."""
 
 import os
-import resource
 import subprocess
 import sys
 
@@ -105,7 +104,6 @@ def test_nothing_is_preloaded_where_the_package_is_missing(monkeypatch):
 
 def test_a_limit_on_address_space_is_no_error():
   base = environment()
-  done = subprocess.run([sys.executable, "-c", "print(sum(bytearray(2**20)))"], env=base | allocator.preload(base),
-                        capture_output=True, text=True, check=False,
-                        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (2**30, 2**30)))
+  limited = ["sh", "-c", 'ulimit -v 1048576; exec "$@"', "sh", sys.executable, "-c", "print(sum(bytearray(2**20)))"]
+  done = subprocess.run(limited, env=base | allocator.preload(base), capture_output=True, text=True, check=False)
   assert (done.returncode, done.stdout) == (0, "0\n")
