@@ -19,7 +19,7 @@ from llm_jax.core import carry, devices
 from llm_jax.core.config import Config
 from llm_jax.core.model import Model
 from llm_jax.core.types import Batch, Curriculum, Objective, Plan, TrainState
-from llm_jax.data.ahead import one_ahead
+from llm_jax.data.ahead import Ahead
 from llm_jax.data.corpus import Corpus
 from llm_jax.data.loader import Loader, rows_of_host
 from llm_jax.evaluation import loss as evaluation_loss
@@ -177,15 +177,20 @@ class Run:
                   prefetch=self.train.prefetch)
 
   def batches(self, start: int, position: Any) -> Iterator[tuple[int, Plan, Batch]]:
-    """(step, plan, batch on the devices) from `start` on; plans follow `position.curriculum` if it adapts."""
-    if self.curriculum.adaptive:
-      for step in range(start, self.train.steps):
-        plan = self.curriculum.plan(step, position.curriculum)
-        yield step, plan, self.put(self.loader.take(step, plan))
-      return
+    """(step, plan, batch on the devices) from `start` on; plans follow `position.curriculum` if it adapts, and can be
+    prepared if it does not."""
+    return self._adapting(start, position) if self.curriculum.adaptive else Ahead(self._planned(start, position))
+
+  def _adapting(self, start: int, position: Any) -> Iterator[tuple[int, Plan, Batch]]:
+    for step in range(start, self.train.steps):
+      plan = self.curriculum.plan(step, position.curriculum)
+      yield step, plan, self.put(self.loader.take(step, plan))
+
+  def _planned(self, start: int, position: Any) -> Iterator[tuple[int, Plan, Batch]]:
     plan_of = functools.partial(self.curriculum.plan, state=position.curriculum)
     with self.loader.stream(plan_of, start=start, stop=self.train.steps) as stream:
-      yield from one_ahead((step, plan, self.put(rows)) for step, plan, rows in stream)
+      for step, plan, rows in stream:
+        yield step, plan, self.put(rows)
 
   def evaluate(self, params: Any, frozen: Any, room: str = "eval") -> dict[str, float]:
     """{'eval/loss': ..., 'eval/loss/code': ...} over every evaluation set."""

@@ -67,7 +67,8 @@ class Loop:
   """The parts of one run, wired by experiment.py, and the order in which they act.
 
   step: (state, batch, knobs) -> (state, vector of metrics in the order of `names`), jitted, donating the state.
-  batches: (first step, position) -> iterator of (step, plan, batch on the devices). evaluate: state -> {name: value}.
+  batches: (first step, position) -> iterator of (step, plan, batch on the devices); where it can `prepare` the next
+  item, it is told to once the devices are busy. evaluate: state -> {name: value}.
   sample: state -> [(prompt, text)]. describe_batch: (step, plan) -> which data that was, for a report of failure.
   """
 
@@ -142,6 +143,7 @@ class Loop:
       return self._first_of_shape(state, index, plan, batch)
     state, metrics = self.step(state, batch, knobs_of(plan))
     self._flying.append((index + 1, plan, metrics))
+    getattr(batches, "prepare", lambda: None)()
     self._clock.dispatch += time.perf_counter() - ready
     self._clock.steps += 1
     self._clock.tokens += plan.batch * plan.length
