@@ -17,6 +17,7 @@ import ctypes
 import importlib.metadata
 import os
 import pathlib
+import re
 import sys
 from collections.abc import Mapping
 
@@ -46,7 +47,7 @@ def preload(environment: Mapping[str, str]) -> dict[str, str]:
   if environment.get("LLM_JAX_MALLOC") == "0" or not sys.platform.startswith("linux") or "malloc" in loaded:
     return {}
   library = path()
-  if library is None:
+  if library is None or re.search(r"[\s:]", library):  # what separates the files in LD_PRELOAD
     return {}
   kept = {name: value for name, value in SETTINGS.items() if name not in environment}
   return {"LD_PRELOAD": " ".join(filter(None, (library, loaded))), **kept}

@@ -97,6 +97,18 @@ def test_a_library_that_cannot_be_loaded_ends_in_no_loop(tmp_path, monkeypatch):
   assert len(lines) == 2 and lines[1].startswith("other|")
 
 
+def test_a_path_that_ld_preload_cannot_hold_is_not_preloaded(monkeypatch):
+  monkeypatch.setattr(allocator, "path", lambda: "/my folder/libmimalloc.so.3")
+  assert allocator.preload({}) == {}
+
+
+def test_a_door_under_it_ends_as_a_door_does():
+  done = subprocess.run([sys.executable, "-m", "llm_jax.train", "config.lr=1"], env=environment(), capture_output=True,
+                        text=True, check=False)
+  assert done.returncode == 2 and not done.stdout
+  assert done.stderr.count("--config.lr=1") == 1 and len(done.stderr.splitlines()) < 10
+
+
 def test_nothing_is_preloaded_where_the_package_is_missing(monkeypatch):
   monkeypatch.setattr(allocator, "PACKAGE", "no-such-package")
   assert allocator.path() is None and allocator.preload({}) == {}
