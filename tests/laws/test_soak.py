@@ -9,8 +9,6 @@ import sys
 import door
 import pytest
 
-from llm_jax.core import allocator
-
 STEPS = 2000
 WATCH = """
 import json, os, pathlib, sys, threading
@@ -50,9 +48,8 @@ print("seen:" + json.dumps(seen))
 @pytest.mark.skipif(not pathlib.Path("/proc/self/statm").exists(), reason="reads /proc")
 def test_two_thousand_steps_leak_nothing(tmp_path):
   program = WATCH.format(laws=str(pathlib.Path(__file__).parent), steps=STEPS)
-  environment = door.environment(1, LLM_JAX_MALLOC="1")
   done = subprocess.run([sys.executable, "-c", program, str(tmp_path / "run")], cwd=door.ROOT, capture_output=True,
-                        env=environment | allocator.preload(environment), text=True, timeout=1500)
+                        env=door.environment(1, LLM_JAX_MALLOC="1"), text=True, timeout=1500)
   assert done.returncode == 0, done.stderr
   seen = json.loads(done.stdout[done.stdout.index("seen:") + 5:])
   assert len(seen) == STEPS // 100
