@@ -1,4 +1,4 @@
-"""The C allocator of a process that trains on a CPU: mimalloc, which keeps freed memory, and a heap for each thread.
+"""The C allocator of a process that trains on a CPU: mimalloc. Freed memory stays, each thread has a heap.
 
 XLA's CPU backend allocates the temporary memory of a program afresh at every call, and its threads allocate small
 blocks all the time. glibc gives large blocks back to the system when they are freed, so that each step faults every

@@ -53,7 +53,9 @@ def faults(size: int, preloaded: bool) -> list[int]:
 @pytest.mark.parametrize("size", SIZES)
 def test_freed_memory_is_there_again_without_a_fault(size):
   first, again = faults(size, preloaded=True)
-  assert again < first / 20 and again < size // 4096 // 100
+  pages = size // os.sysconf("SC_PAGE_SIZE")
+  assert again < first / 20 and again < pages // 100
+  assert first <= pages + pages // 100  # a page each; far fewer where the system gives huge ones
 
 
 def test_without_the_allocator_a_large_block_faults_again():
@@ -89,7 +91,7 @@ def test_what_was_preloaded_before_stays():
   assert lines[-1].startswith("mimalloc|") and lines[-1].endswith(" /nowhere/libother.so")
 
 
-def test_a_library_that_cannot_be_loaded_ends_in_no_loop(tmp_path, monkeypatch):
+def test_a_library_that_cannot_be_loaded_ends_in_no_loop(tmp_path):
   (tmp_path / "libmimalloc.so.3").write_text("no library")
   broken = dict(LD_PRELOAD=str(tmp_path / "libmimalloc.so.3"))
   assert allocator.preload(broken) == {}
