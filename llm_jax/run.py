@@ -133,7 +133,7 @@ class Run:
     def step(params: Any, frozen: Any, batch: Batch) -> Any:
       with use(self.rules):
         return self.eval_step(params, frozen, batch)
-    return jax.jit(step, out_shardings=self.rules.replicated())
+    return jax.jit(step, out_shardings=self.rules.replicated(), compiler_options=compiler.options(self.rules.mesh))
 
   def put(self, rows: Mapping[str, np.ndarray]) -> Batch:
     """This host's rows of a global batch, onto the devices."""
