@@ -1,10 +1,14 @@
 """Tables of vectors: token embeddings (and their transpose as the output head) and learned positions."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from llm_jax.core.model import parameter
+from llm_jax.layers import linear_cpu
+from llm_jax.layers.doors import cpu_forms
 from llm_jax.layers.linear import Init, linear, normal
 from llm_jax.parallel import gathered
 
@@ -35,4 +39,8 @@ class Embedding(nnx.Module):
 
   def attend(self, x: jax.Array) -> jax.Array:
     """(..., D) -> (..., V): scores by the transposed table (Press and Wolf 2017)."""
+    rows = math.prod(x.shape[:-1])
+    if cpu_forms() and rows <= linear_cpu.FEW and x.dtype == jnp.float32:  # in bfloat16 it gains nothing
+      scores = linear_cpu.few_scores(x.reshape(rows, x.shape[-1]), self.embedding[...])
+      return scores.reshape(*x.shape[:-1], -1)
     return linear(x, self.embedding[...].T, axes=self.axes[::-1])

@@ -16,6 +16,15 @@ import jax.numpy as jnp
 BLOCK = 1_024  # tokens
 MOST_BLOCKS = 8 if jax.__version_info__ < (0, 11) else 1  # more than 8 would hold too many products at once
 
+FEW = 32  # rows that meet a whole vocabulary in decoding
+
+
+def few_scores(x_TI: jax.Array, table_VI: jax.Array) -> jax.Array:
+  """x table^T -> (T, V), float32, of few rows: the table first, since the second operand is the one that is packed.
+  0.4 to 0.9 of the time at 1 to 32 rows of width 768 and 50,257 tokens; the barrier keeps XLA from swapping it back."""
+  scores_VT = jax.lax.dot_general(table_VI, x_TI, (((1,), (1,)), ((), ())))
+  return jax.lax.optimization_barrier(scores_VT).T
+
 
 @jax.custom_vjp
 def affine(x_TI: jax.Array, kernel_IO: jax.Array, bias_O: jax.Array | None) -> jax.Array:

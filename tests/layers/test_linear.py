@@ -4,9 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from llm_jax.core.derivatives import plain_layers
 from llm_jax.layers import doors, linear_cpu
+from llm_jax.layers.embedding import Embedding
 from llm_jax.layers.linear import add_bias, linear
 from llm_jax.parallel import mesh, rules
 
@@ -115,3 +117,21 @@ def test_a_bias_whose_gradient_is_a_product():
   for a, b in zip(got[1](jnp.cos(y)), want[1](jnp.cos(y)), strict=True):
     assert a.shape == b.shape
     np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("rows", [1, 8, 40])
+def test_scores_by_a_table_do_not_depend_on_how_many_rows_ask(rows, dtype):
+  """Few rows take another form, with the same numbers and gradients."""
+  D, V = 16, 50
+  table = Embedding(nnx.Rngs(0), V, D, dtype=jnp.dtype(dtype))
+  x = jax.random.normal(jax.random.key(1), (rows, 1, D), dtype)
+  weights = jax.random.normal(jax.random.key(2), (rows, 1, V))
+  plain = lambda x, w: x.astype(jnp.float32) @ w.T
+  scores = jax.jit(lambda x: table.attend(x))(x)
+  assert scores.dtype == x.dtype and scores.shape == (rows, 1, V)
+  tolerance = dict(rtol=1e-5, atol=1e-6) if dtype == "float32" else dict(rtol=2e-2, atol=2e-2)
+  np.testing.assert_allclose(np.float32(scores), plain(x, table.embedding[...]), **tolerance)
+  wanted = jax.grad(lambda x: (plain(x, table.embedding[...]) * weights).sum())(x)
+  found = jax.grad(lambda x: (table.attend(x) * weights).sum())(x)
+  np.testing.assert_allclose(np.float32(found), np.float32(wanted), **tolerance)
