@@ -11,12 +11,14 @@ if __name__ == "__main__":
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
 
 from llm_jax.meta_learning.none import Supervised
 from llm_jax.models import gpt
 from llm_jax.objectives import causal_lm
 from llm_jax.optimizers import chain
-from llm_jax.parallel import compiler, mesh, rules
+from llm_jax.parallel import compiler
 from llm_jax.training import guard
 from llm_jax.training.state import initializer
 from llm_jax.training.step import make_train_step
@@ -37,7 +39,7 @@ def stepper(model, objective, batch):
   optimizer = chain.build_optimizer(dict(name="adamw", peak=1e-3, b2=0.99, weight_decay=0.1, clip=1.0), model.shapes,
                                     total_steps=10_000, axes=model.logical_axes)
   watch = guard.build()
-  one_device = rules.from_options(mesh.build(data=1)).mesh
+  one_device = Mesh(np.array(jax.devices()[:1]), ("data",))
   train_step = jax.jit(
       make_train_step(model.apply, objective, Supervised(), optimizer.transform, schedule=optimizer.schedule,
                       guard=watch), donate_argnums=0, compiler_options=compiler.options(one_device))

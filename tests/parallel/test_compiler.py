@@ -4,14 +4,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import Mesh
 
-from llm_jax.parallel import compiler, mesh, rules
+from llm_jax.parallel import compiler
 
 ZEN_3 = frozenset({"sse2", "avx", "avx2", "fma"})
 
 
 def one_device():
-  return rules.from_options(mesh.build(data=1)).mesh
+  return Mesh(np.array(jax.devices()[:1]), ("data",))
 
 
 @pytest.fixture(name="processor")

@@ -19,9 +19,9 @@ import os, sys, time
 from llm_jax.training.run_lock import RunLock
 with RunLock(sys.argv[1]):
   if os.fork() == 0:  # a forked data worker that outlives its parent
+    print("held", flush=True)  # said by the child: it has run since the fork
     time.sleep(30)
     os._exit(0)
-  print("held", flush=True)
   time.sleep(30)
 """
 
