@@ -2,9 +2,10 @@
 
 import functools
 import os
-import pathlib
 
 from jax.sharding import Mesh
+
+from llm_jax.core import processor
 
 # Products whose operand is split are otherwise cut into windows that travel round the devices: on a small model
 # hundreds of little products in place of one, nearly twice the cycles (124M on eight v5e, measured by the compiler).
@@ -32,7 +33,5 @@ def narrow_vectors(flags: frozenset[str]) -> bool:
 
 @functools.cache
 def processor_flags() -> frozenset[str]:
-  """What Linux says of this machine's first processor, if it is an x86; empty elsewhere."""
-  info = pathlib.Path("/proc/cpuinfo")
-  lines = info.read_text().splitlines() if info.exists() else []
-  return frozenset(next((line.partition(":")[2].split() for line in lines if line.startswith("flags")), []))
+  """What this machine's processor can do, if it is an x86 under Linux; empty elsewhere."""
+  return frozenset(processor.described("flags").split())

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 
 import llm_jax
-from llm_jax.core import allocator
+from llm_jax.core import allocator, processor
 from llm_jax.training.throughput import peak_flops_per_second
 
 LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", allocator.PACKAGE)
@@ -44,14 +44,7 @@ def describe() -> dict[str, Any]:
 
 def cpu_name() -> str:
   """The host CPU's model as the operating system names it."""
-  try:
-    with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
-      for line in file:
-        if line.startswith("model name"):
-          return line.partition(":")[2].strip()
-  except OSError:
-    pass
-  return platform.processor() or platform.machine()
+  return processor.described("model name") or platform.processor() or platform.machine()
 
 
 def memory_bytes() -> int | None:
