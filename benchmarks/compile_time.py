@@ -11,11 +11,12 @@ import argparse
 import json
 import os
 import pathlib
-import platform
 import statistics
 import time
 from collections.abc import Callable
 from typing import Any
+
+import machine
 
 HERE = pathlib.Path(__file__).parent
 TEXT = HERE.parent / "llm_jax/data/fallback/king_james_bible.txt"
@@ -58,6 +59,7 @@ def main() -> None:
   parser.add_argument("--repeats", type=int, default=3)
   parser.add_argument("--out", default=str(HERE / "results" / "compile_time_cpu.json"))
   options = parser.parse_args()
+  measured_on = machine.describe()
   os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
   import jax
 
@@ -68,8 +70,8 @@ def main() -> None:
       seen[depth].append(measure(depth))
   medians = {d: {k: statistics.median(r[k] for r in runs) for k in runs[0]} for d, runs in seen.items()}
   ratios = {kind: medians[depths[-1]][kind] / medians[depths[0]][kind] for kind in ("wall", "processor")}
-  result = {"date": time.strftime("%Y-%m-%d"), "jax": jax.__version__, "python": platform.python_version(),
-            "cores": os.cpu_count(), "load": os.getloadavg()[0], "seconds_by_depth": medians, "ratio": ratios}
+  result = {"date": time.strftime("%Y-%m-%d"), "machine": measured_on, "jax": jax.__version__,
+            "seconds_by_depth": medians, "ratio": ratios}
   pathlib.Path(options.out).write_text(json.dumps(result, indent=1) + "\n")
   print(json.dumps(result, indent=1))
 

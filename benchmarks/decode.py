@@ -17,6 +17,8 @@ import subprocess
 import sys
 import time
 
+import machine
+
 RESULTS = pathlib.Path(__file__).parent / "results" / "decode_cpu.json"
 SIDES = ("jax", "transformers")
 
@@ -37,10 +39,11 @@ def main() -> None:
   if arguments.worker:
     serve(arguments.worker, arguments.threads[0])
     return
+  measured_on = machine.describe()
   versions: dict[str, str] = {}
   rows = [row for threads in arguments.threads for row in measure(arguments, threads, versions)]
   result = {"what": "greedy decoding, GPT-2 124M shapes, random weights, float32, whole call",
-            "machine": machine(), "versions": versions, "rows": rows}
+            "date": time.strftime("%Y-%m-%d"), "machine": measured_on, "versions": versions, "rows": rows}
   arguments.out.parent.mkdir(parents=True, exist_ok=True)
   arguments.out.write_text(json.dumps(result, indent=1) + "\n")
   print(f"written: {arguments.out}")
@@ -79,15 +82,6 @@ def measure(arguments: argparse.Namespace, threads: int, versions: dict[str, str
       worker.stdin.close()
       worker.wait()
   return rows
-
-
-def machine() -> dict:
-  """The CPU this ran on."""
-  info = pathlib.Path("/proc/cpuinfo")
-  names = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines()
-           if line.startswith("model name")] if info.exists() else []
-  return {"cpu": names[0] if names else "unknown", "cores": os.cpu_count(),
-          "load_before": round(os.getloadavg()[0], 2), "time": time.strftime("%Y-%m-%d")}
 
 
 def serve(side: str, threads: int) -> None:

@@ -15,11 +15,12 @@ import argparse
 import json
 import os
 import pathlib
-import platform
 import statistics
 import tempfile
 import time
 from typing import Any
+
+import machine
 
 HERE = pathlib.Path(__file__).parent
 ROOT = HERE.parent
@@ -119,10 +120,9 @@ def main() -> None:
   parser.add_argument("--steps", type=int, default=80)
   parser.add_argument("--out", default=str(HERE / "results" / "dispatch_cpu.json"))
   options = parser.parse_args()
-  result = {"date": time.strftime("%Y-%m-%d"), "jax": jax.__version__, "python": platform.python_version(),
-            "cores": os.cpu_count(), "allocator": allocator.name(), "load_before": os.getloadavg()[0],
-            "dispatch": dispatch(),
-            "quickstart_host_share": host_share(options.steps), "load_after": os.getloadavg()[0]}
+  result = {"date": time.strftime("%Y-%m-%d"), "machine": machine.describe(), "jax": jax.__version__,
+            "allocator": allocator.name(), "dispatch": dispatch(), "quickstart_host_share": host_share(options.steps),
+            "load_after": os.getloadavg()[0]}
   pathlib.Path(options.out).write_text(json.dumps(result, indent=1) + "\n")
   print(json.dumps(result, indent=1))
 

@@ -22,12 +22,12 @@ import argparse
 import json
 import os
 import pathlib
-import platform
 import statistics
 import sys
 import time
 from typing import Any
 
+import machine
 import worker
 
 from llm_jax.core import allocator
@@ -90,14 +90,6 @@ def measure(size: str, dtype: str, gelu: str, threads: int, options: argparse.Na
   return row
 
 
-def machine() -> dict[str, Any]:
-  """What the figures were measured on."""
-  info = pathlib.Path("/proc/cpuinfo")
-  lines = info.read_text().splitlines() if info.exists() else []
-  model = next((x.split(":")[1].strip() for x in lines if x.startswith("model name")), platform.processor())
-  return dict(processor=model, cores=os.cpu_count(), system=platform.platform(), python=platform.python_version())
-
-
 def main() -> None:
   """Parses the command line, measures every row and writes the results after each."""
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -112,7 +104,7 @@ def main() -> None:
   parser.add_argument("--contenders", default="", help=f"of {', '.join([*OURS, *TORCH])} ...; all when empty")
   parser.add_argument("--out", default=str(HERE / "results" / "train_throughput_cpu.json"))
   options = parser.parse_args()
-  result = dict(machine=machine(), date=time.strftime("%Y-%m-%d"), rows=[])
+  result = dict(machine=machine.describe(), date=time.strftime("%Y-%m-%d"), rows=[])
   for threads in map(int, options.threads.split(",")):
     for gelu in options.gelus.split(","):
       for size in options.sizes.split(","):

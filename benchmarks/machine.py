@@ -1,0 +1,13 @@
+"""What a benchmark's figures were measured on, as every result file says it. Imports no jax."""
+
+import os
+import platform
+from typing import Any
+
+from llm_jax.core import processor
+
+
+def describe() -> dict[str, Any]:
+  """Processor, cores, the load before the first measurement, operating system and Python of this process."""
+  return dict(processor=processor.described("model name") or platform.processor() or "unknown", cores=os.cpu_count(),
+              load_before=round(os.getloadavg()[0], 2), system=platform.platform(), python=platform.python_version())
