@@ -7,7 +7,7 @@ jitted for the mesh, held-out sets are evaluated.
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from typing import Any
 
 import jax
@@ -176,17 +176,18 @@ class Run:
     return Loader(self.corpus.train, host=jax.process_index(), hosts=jax.process_count(), workers=self.train.workers,
                   prefetch=self.train.prefetch)
 
-  def batches(self, start: int, position: Any) -> Iterator[tuple[int, Plan, Batch]]:
+  def batches(self, start: int, position: Any) -> Ahead[tuple[int, Plan, Batch]]:
     """(step, plan, batch on the devices) from `start` on; plans follow `position.curriculum` if it adapts, and can be
     prepared if it does not."""
-    return self._adapting(start, position) if self.curriculum.adaptive else Ahead(self._planned(start, position))
+    adaptive = self.curriculum.adaptive
+    return Ahead((self._adapting if adaptive else self._planned)(start, position), early=not adaptive)
 
-  def _adapting(self, start: int, position: Any) -> Iterator[tuple[int, Plan, Batch]]:
+  def _adapting(self, start: int, position: Any) -> Generator[tuple[int, Plan, Batch], None, None]:
     for step in range(start, self.train.steps):
       plan = self.curriculum.plan(step, position.curriculum)
       yield step, plan, self.put(self.loader.take(step, plan))
 
-  def _planned(self, start: int, position: Any) -> Iterator[tuple[int, Plan, Batch]]:
+  def _planned(self, start: int, position: Any) -> Generator[tuple[int, Plan, Batch], None, None]:
     plan_of = functools.partial(self.curriculum.plan, state=position.curriculum)
     with self.loader.stream(plan_of, start=start, stop=self.train.steps) as stream:
       for step, plan, rows in stream:

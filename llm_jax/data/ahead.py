@@ -6,7 +6,7 @@ CPU's own cores, it may be put aside while it has it. Both cost 2 to 5 ms of a s
 """
 
 import concurrent.futures
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Any, Generic, TypeVar
 
 Item = TypeVar("Item")
@@ -14,30 +14,32 @@ END: Any = object()
 
 
 class Ahead(Iterator[Item], Generic[Item]):
-  """The items of an iterator in their order. `close` it, or its thread stays."""
+  """The items of a generator in their order. `close` it, or its thread stays.
 
-  def __init__(self, items: Iterator[Item]):
-    self._items = items
+  early: False makes every item when it is asked for, whatever is told: what it is made of is not known before.
+  """
+
+  def __init__(self, items: Generator[Item, None, None], *, early: bool = True):
+    self._items, self._early = items, early
     self._thread = concurrent.futures.ThreadPoolExecutor(1, "ahead")
     self._following: concurrent.futures.Future[Item] | None = None
 
   def prepare(self) -> None:
     """Starts to make the next item, unless it is being made or made already."""
-    if self._following is None:
+    if self._early and self._following is None:
       self._following = self._thread.submit(next, self._items, END)
 
   def __next__(self) -> Item:
     """The next item; what its making raised is raised here."""
     self.prepare()
-    assert self._following is not None
+    if self._following is None:
+      return next(self._items)
     item, self._following = self._following.result(), None
     if item is END:
       raise StopIteration
     return item
 
   def close(self) -> None:
-    """Waits for an item that is being made, then closes the iterator; later calls do nothing."""
+    """Waits for an item that is being made, then closes the generator; later calls do nothing."""
     self._thread.shutdown()
-    close = getattr(self._items, "close", None)
-    if close is not None:
-      close()
+    self._items.close()

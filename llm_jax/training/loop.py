@@ -9,7 +9,7 @@ import collections
 import dataclasses
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import numpy as np
@@ -62,13 +62,21 @@ class Position:
     return cls(**{**saved, "sums": interval.Sums(**saved["sums"])})
 
 
+class Batches(Iterator[tuple[int, Plan, Batch]], Protocol):
+  """(step, plan, batch on the devices), in the order of the steps. prepare: the devices are busy, now is the time to
+  make the next one, if it can be made early. close: no more are wanted."""
+
+  def prepare(self) -> None: ...
+
+  def close(self) -> None: ...
+
+
 @dataclasses.dataclass
 class Loop:
   """The parts of one run, wired by experiment.py, and the order in which they act.
 
   step: (state, batch, knobs) -> (state, vector of metrics in the order of `names`), jitted, donating the state.
-  batches: (first step, position) -> iterator of (step, plan, batch on the devices); where it can `prepare` the next
-  item, it is told to once the devices are busy. evaluate: state -> {name: value}.
+  batches: (first step, position) -> the batches from there on. evaluate: state -> {name: value}.
   sample: state -> [(prompt, text)]. describe_batch: (step, plan) -> which data that was, for a report of failure.
   """
 
@@ -76,7 +84,7 @@ class Loop:
   step: Callable[[TrainState, Batch, Mapping[str, Any]], tuple[TrainState, jax.Array]]
   names: tuple[str, ...]
   curriculum: Curriculum
-  batches: Callable[[int, Position], Iterator[tuple[int, Plan, Batch]]]
+  batches: Callable[[int, Position], Batches]
   evaluate: Callable[[TrainState], dict[str, float]]
   sample: Callable[[TrainState], list[tuple[str, str]]]
   checkpoints: Checkpoints
@@ -124,13 +132,11 @@ class Loop:
         faults.inject(done, jax.process_index())
         self._after(state, done)
     finally:
-      close = getattr(batches, "close", None)
-      if close is not None:
-        close()
+      batches.close()
       self.profile.stop()
     return state
 
-  def _one_step(self, state: TrainState, batches: Iterator[tuple[int, Plan, Batch]], done: int) -> TrainState:
+  def _one_step(self, state: TrainState, batches: Batches, done: int) -> TrainState:
     start = time.perf_counter()
     if self.curriculum.adaptive:
       self._observe(before=done - IN_FLIGHT)
@@ -143,7 +149,7 @@ class Loop:
       return self._first_of_shape(state, index, plan, batch)
     state, metrics = self.step(state, batch, knobs_of(plan))
     self._flying.append((index + 1, plan, metrics))
-    getattr(batches, "prepare", lambda: None)()
+    batches.prepare()
     self._clock.dispatch += time.perf_counter() - ready
     self._clock.steps += 1
     self._clock.tokens += plan.batch * plan.length

@@ -17,18 +17,26 @@ if __name__ == "__main__":
     cluster.join(here)
 
   from llm_jax import experiment
+  from llm_jax.data.ahead import Ahead
   from llm_jax.run import Run
   from llm_jax.training.session import Session
 
   plans, states = [], []
 
-  class Told(Run):
-    """Writes down every plan as it is used."""
-
-    def batches(self, start, position):
-      for step, plan, batch in super().batches(start, position):
+  def told(batches):
+    """The batches as they are, each one's plan written down when it is asked for."""
+    try:
+      for step, plan, batch in batches:
         plans.append([step, plan.batch, plan.length, plan.mixture, plan.knobs])
         yield step, plan, batch
+    finally:
+      batches.close()
+
+  class Told(Run):
+    """Tells its plans."""
+
+    def batches(self, start, position):
+      return Ahead(told(super().batches(start, position)), early=False)
 
   class Kept(Session):
     """Keeps the curriculum's last state."""
