@@ -5,10 +5,11 @@ name of its path, and `apply` puts the arrays back by exact name: never by posit
 parameter is an error and never a silent permutation.
 """
 
+import contextlib
 import contextvars
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -53,7 +54,8 @@ class Model:
   def from_module(make: Callable[[nnx.Rngs], nnx.Module], config: Any = None, *,
                   offers: Iterable[str] = ()) -> "Model":
     """Traces `make(nnx.Rngs)` once, abstractly; no array is allocated. offers: words of core/offers.py."""
-    template = jax.eval_shape(lambda key: make(nnx.Rngs(key)), jax.random.key(0))
+    with _shapes_alone():
+      template = jax.eval_shape(lambda key: make(nnx.Rngs(key)), jax.random.key(0))
     leaves, treedef = jax.tree_util.tree_flatten_with_path(template)
     names = tuple(_dotted(path) for path, _ in leaves)
     if len(set(names)) != len(names):
@@ -121,6 +123,17 @@ def _full_axes(name: str, axes: tuple | None, ndim: int) -> tuple[str | None, ..
 
 
 _stacked: contextvars.ContextVar[tuple[int, ...]] = contextvars.ContextVar("stacked", default=())
+_undrawn: contextvars.ContextVar[bool] = contextvars.ContextVar("undrawn", default=False)
+
+
+@contextlib.contextmanager
+def _shapes_alone() -> Iterator[None]:
+  """While tracing under this, `parameter` draws nothing: to trace the initializers takes half of a model's building."""
+  token = _undrawn.set(True)
+  try:
+    yield
+  finally:
+    _undrawn.reset(token)
 
 
 def parameter(rngs: nnx.Rngs, shape: tuple[int, ...], axes: tuple[str | None, ...],
@@ -132,7 +145,10 @@ def parameter(rngs: nnx.Rngs, shape: tuple[int, ...], axes: tuple[str | None, ..
   """
   if len(shape) != len(axes):
     raise ValueError(f"shape {shape} has {len(shape)} dimensions, axes {axes} name {len(axes)}")
-  lead, key = _stacked.get(), rngs.params()
+  lead = _stacked.get()
+  if _undrawn.get():
+    return nnx.Param(jnp.zeros((*lead, *shape), jnp.float32), axes=axes)
+  key = rngs.params()
   if lead and not getattr(init, "elementwise", False):
     draw = lambda key: init(key, shape, jnp.float32)
     keys = jax.random.split(key, math.prod(lead))
