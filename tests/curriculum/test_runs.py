@@ -115,7 +115,8 @@ def test_none_is_no_curriculum_and_a_constant_schedule_is_none(folder, tmp_path)
   assert same(params(tmp_path / "plain"), params(tmp_path / "constant"))
 
 
-@pytest.mark.parametrize("name", ["odm", "exp3s", "teacher_student"])
+@pytest.mark.parametrize("name", ["teacher_student", pytest.param("odm", marks=pytest.mark.slow),
+                                  pytest.param("exp3s", marks=pytest.mark.slow)])
 def test_what_adapts_resumes_bit_for_bit(tmp_path, name):
   config = parity(curriculum=dict(name=name, draws=4))
   train(config, tmp_path / "whole")

@@ -52,7 +52,8 @@ def tokens(results):
   return [row.tokens for row in results]
 
 
-@pytest.mark.parametrize("name, unrolled", [("pre", True), ("post", True), ("band", True), ("band", False)])
+@pytest.mark.parametrize("name, unrolled", [("pre", True), ("post", True), ("band", False),
+                                            pytest.param("band", True, marks=pytest.mark.slow)])
 def test_cached_batched_generation_is_the_full_forward_pass_token_by_token(name, unrolled):
   g = generator(name) if unrolled else Generator(*network(name), unrolled=False)
   expected = [by_full_forward(name, tuple(p), 12) for p in PROMPTS]
@@ -169,7 +170,8 @@ def test_sliding_goes_on_beyond_the_models_positions():
   assert draw(1) == draw(1) != draw(2)
 
 
-@pytest.mark.parametrize("axes", [dict(data=2, fsdp=2, tensor=2), dict(stage=2, context=2, expert=2)])
+@pytest.mark.parametrize("axes", [dict(data=2, fsdp=2, tensor=2),
+                                  pytest.param(dict(stage=2, context=2, expert=2), marks=pytest.mark.slow)])
 def test_parameters_on_eight_devices_give_the_same_tokens(axes):
   model, params = network()
   on_mesh = rules.ShardingRules(mesh.make(axes))

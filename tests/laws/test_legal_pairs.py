@@ -17,7 +17,7 @@ LEGAL = list(pairs.legal())
 name_of = lambda pair: f"{pair[0]['name']}-{pair[1]['name']}"
 OVER_TEXT = [p for p in LEGAL if {f for _, o in pairs.objectives()[p[1]["name"]] for f in o.fields} <= TEXT_FIELDS
              and not any(o.reference for _, o in pairs.objectives()[p[1]["name"]])]  # a teacher's workdir
-EACH = list({o["name"]: (m, o) for m, o in OVER_TEXT}.values())
+EACH = list({o["name"]: (m, o) for m, o in reversed(OVER_TEXT)}.values())
 
 
 def run_of(model: dict, objective: dict) -> Run:

@@ -160,7 +160,7 @@ def test_one_device_and_a_mesh_have_the_same_losses(monkeypatch, run, workdir):
     np.testing.assert_allclose([a[k] for k in a], [b[k] for k in a], rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["ppo", slow("rloo")])
+@pytest.mark.parametrize("name", [slow("ppo"), "rloo"])
 def test_every_policy_learns_from_it(monkeypatch, workdir, name):
   """Where scores are the same for every text but for those cut short, completions learn to end."""
   ending = dict(name="model", folder=str(workdir), clip=1e-6, unfinished=1.0)

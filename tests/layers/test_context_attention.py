@@ -52,7 +52,7 @@ def same(found, visibility, arrays, tolerance=1e-5, **options):
 CAUSAL, BOTH = Visibility(), Visibility(causal=False)
 CASES = [  # way, mesh, heads, key heads, visibility, packed, soft cap
     ("ring", dict(context=8), 4, 2, CAUSAL, True, None),
-    ("ring", dict(context=4, data=2), 4, 4, Visibility(window=20), True, 5.0),
+    pytest.param("ring", dict(context=4, data=2), 4, 4, Visibility(window=20), True, 5.0, marks=pytest.mark.slow),
     ("ring", dict(context=2, tensor=4), 4, 2, CAUSAL, False, None),
     ("ring", dict(context=8), 2, 1, BOTH, True, None),
     ("ring", dict(context=4, fsdp=2), 2, 1, Visibility(causal=False, window=9), False, None),

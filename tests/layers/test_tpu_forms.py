@@ -27,8 +27,10 @@ def loss_and_gradients(model):
   return jax.jit(jax.value_and_grad(loss))(params)
 
 
-@pytest.mark.parametrize("remat, scan", [("none", True), ("split", True), ("split", False), ("split_wide", False)])
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name, remat, scan", [
+    ("gpt", "split", True), ("llama", "none", True), ("llama", "split_wide", False),
+    *(pytest.param(name, *how, marks=pytest.mark.slow) for name in ("gpt", "qwen3")
+      for how in (("none", True), ("split", False), ("split_wide", False)))])
 def test_they_are_the_plain_forms(name, remat, scan, monkeypatch):
   want = loss_and_gradients(MODELS[name]("none", True))
   monkeypatch.setattr(doors, "platform", lambda: "tpu")

@@ -79,7 +79,7 @@ def test_fast_weights_are_float32_in_a_bfloat16_model():
   assert moved["tokens.embedding"] > 0  # a bfloat16 weight of 0.02 would not move by 1e-7
 
 
-@pytest.mark.parametrize("learner", ["maml", "imaml"])
+@pytest.mark.parametrize("learner", ["maml", pytest.param("imaml", marks=pytest.mark.slow)])
 def test_what_does_not_adapt_is_trained_through_the_adaptation(setting, learner):
   context, params, batch = setting
   if learner == "maml":

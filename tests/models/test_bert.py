@@ -19,7 +19,8 @@ SMALL = dict(width=32, heads=2, hidden=48, attention="xla")
 BUILDS = {"bert": (bert, dict()), "roberta": (bert, dict(variant="debug-roberta")),
           "distilbert": (bert, dict(variant="debug-distilbert")), "ernie": (ernie, dict()),
           "electra": (electra, dict(head="lm", embed_width=24))}
-every = pytest.mark.parametrize("name", BUILDS)
+every = pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow if n in ("distilbert", "ernie") else ())
+                                         for n in BUILDS])  # they are the others, and less or one table more
 
 
 def build(name, **knobs):

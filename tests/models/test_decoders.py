@@ -20,7 +20,8 @@ BUILDS = {
 }
 for windowed in ("debug-mistral", "debug-gemma2", "debug-gemma3"):
   BUILDS[windowed]["window"] = 3
-ALSO = ("debug-qwen2", "debug-qwen3", "debug-gemma")  # what they add to the others is in the reference cases
+# What these add to the others is in the reference cases.
+ALSO = ("debug-qwen2", "debug-qwen3", "debug-gemma", "debug-gemma2", "debug-mixtral")
 every = pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in ALSO else n for n in BUILDS])
 some = pytest.mark.parametrize("name", ["gpt2", "gpt3", "debug", "debug-gemma3"])
 

@@ -50,7 +50,7 @@ def test_the_loss_is_its_closed_form_in_one_piece_and_in_chunks(beta, params):
   hard = -np.take_along_axis(log_q, np.asarray(rows["targets"])[real][:, None], 1).mean()
   for chunk in ("auto", 20):
     made = objective(alpha=0.7, beta=beta, temperature=t, chunk=chunk)
-    found = made(network("student"), params, rows, None, {})
+    found = jax.jit(lambda params, made=made: made(network("student"), params, rows, None, {}))(params)
     np.testing.assert_allclose(mean(found), 0.7 * soft + 0.3 * hard, rtol=1e-5)
     np.testing.assert_allclose([m.total / m.weight for m in (found.metrics["soft_loss"], found.metrics["hard_loss"])],
                                [soft, hard], rtol=1e-5)
@@ -62,8 +62,8 @@ def test_between_the_ends_it_tends_to_them_and_its_gradient_is_the_derivative():
                      (divergence(student, teacher, beta=1 - 1e-3) / 1e-3, 1.0)):
     np.testing.assert_allclose(tends, divergence(student, teacher, beta=end), rtol=0.01)
   for beta in (0.0, 0.4, 1.0):
-    check_grads(lambda s, beta=beta: divergence(s, teacher, beta=beta, temperature=2.0), (student,), 1,
-                              modes=("rev",), rtol=0.02)
+    check_grads(jax.jit(lambda s, beta=beta: divergence(s, teacher, beta=beta, temperature=2.0)), (student,), 1,
+                modes=("rev",), rtol=0.02)
 
 
 def test_the_teacher_gets_no_gradient_and_a_twin_has_nothing_to_learn(params):
@@ -71,7 +71,7 @@ def test_the_teacher_gets_no_gradient_and_a_twin_has_nothing_to_learn(params):
   params |= {n: params[n.replace("student", "teacher")][..., :V] for n in params if n.startswith("student")}
   for beta in (0.0, 0.5, 1.0):
     total = lambda params, beta=beta: mean_of(objective(alpha=1.0, beta=beta), params, rows)
-    loss, grads = jax.value_and_grad(total)(params)
+    loss, grads = jax.jit(jax.value_and_grad(total))(params)
     assert abs(float(loss)) < 1e-5 and all(abs(np.asarray(g)).max() < 1e-5 for g in grads.values())
     assert not np.asarray(grads["teacher.head"]).any()
 

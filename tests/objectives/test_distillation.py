@@ -34,7 +34,8 @@ def test_the_three_losses_and_their_sum(params):
   def student(params, **inputs):
     seen.append(inputs["input_ids"])
     return network("student")(params, **inputs)
-  losses = objective.with_reference(network("teacher"))(student, params, rows, key, {})
+  distil = objective.with_reference(network("teacher"))
+  losses, seen = jax.jit(lambda *given: (distil(student, *given, {}), seen))(params, rows, key)
   ids, real = np.asarray(seen[0]), np.asarray(rows["segment_ids"]) > 0
   hidden = {n: np.asarray(params[f"{n}.table"])[ids][real] for n in ("student", "teacher")}
   log = {n: np.asarray(jax.nn.log_softmax(h @ np.asarray(params[f"{n}.head"]) / 2)) for n, h in hidden.items()}
@@ -43,7 +44,8 @@ def test_the_three_losses_and_their_sum(params):
   cosine = 1 - (norm(hidden["student"]) * norm(hidden["teacher"])).sum(-1).mean()
   means = {n: float(m.total / m.weight) for n, m in losses.metrics.items()}
   np.testing.assert_allclose([means["soft_loss"], means["cosine_loss"]], [soft, cosine], rtol=1e-5)
-  plain = masked_lm.build().for_tokenizer(TOKENS)(network("student"), params, rows, key, {})
+  alone = masked_lm.build().for_tokenizer(TOKENS)
+  plain = jax.jit(lambda *given: alone(network("student"), *given, {}))(params, rows, key)
   np.testing.assert_allclose(means["masked_lm_loss"], (plain.values * plain.weights).sum() / plain.weights.sum(), 1e-5)
   total = (losses.values * losses.weights).sum() / losses.weights.sum()
   np.testing.assert_allclose(total, 2 * means["masked_lm_loss"] + 5 * soft + cosine, rtol=1e-5)
@@ -56,7 +58,7 @@ def test_the_teacher_gets_no_gradient_and_a_twin_costs_nothing(params):
     losses = objective(network("student"), params, rows, jax.random.key(0), {})
     return (losses.values * losses.weights).sum(), losses.metrics
   twin = params | {n: params[n.replace("student", "teacher")] for n in params if n.startswith("student")}
-  grads, metrics = jax.grad(total, has_aux=True)(twin)
+  grads, metrics = jax.jit(jax.grad(total, has_aux=True))(twin)
   assert (grads["teacher.table"] == 0).all() and (grads["teacher.head"] == 0).all()
   assert abs(float(metrics["soft_loss"].total)) < 1e-3 and abs(float(metrics["cosine_loss"].total)) < 1e-3
 

@@ -51,14 +51,16 @@ def test_the_last_share_of_the_order_is_predicted_in_spans():
 
 def test_inputs_are_xlnets_and_the_loss_is_on_what_is_mapped():
   rows = batch(4, 48, padding=6)
-  kept = {}
   logits = jax.random.normal(jax.random.key(1), (48, 300))
-  def apply(params, *, input_ids, attention_mask, perm_mask, target_mapping, key):
+  def apply(kept, *, input_ids, attention_mask, perm_mask, target_mapping, key):
     kept.update(ids=input_ids, mask=attention_mask, perm_mask=perm_mask)
     return Output(target_mapping @ jnp.broadcast_to(jnp.eye(48), (4, 48, 48)), lambda h: h @ logits)
   objective = permutation_lm.build().for_tokenizer(TOKENS)
-  losses = objective(apply, {}, rows, jax.random.key(2), {})
-  chosen, perm_mask = objective.factorised(rows, jax.random.split(jax.random.key(2))[0])
+  def step(rows, key):
+    kept = {}
+    losses = objective(apply, kept, rows, key, {})
+    return losses, kept, objective.factorised(rows, jax.random.split(key)[0])
+  losses, kept, (chosen, perm_mask) = jax.jit(step)(rows, jax.random.key(2))
   np.testing.assert_array_equal(kept["perm_mask"], perm_mask)
   np.testing.assert_array_equal(kept["ids"], rows["tokens"])
   np.testing.assert_array_equal(kept["mask"], rows["segment_ids"] > 0)

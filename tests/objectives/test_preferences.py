@@ -28,7 +28,8 @@ AT_START = {  # the loss where policy and reference agree, beta = 0.1
 
 def losses_of(objective, weights, rows, reference=None):
   theirs = beside(params(1) if reference is None else reference)
-  return objective.with_reference(theirs)(apply, weights, rows, None, {})
+  compared = objective.with_reference(theirs)
+  return jax.jit(lambda weights, rows: compared(apply, weights, rows, None, {}))(weights, rows)
 
 
 def total(objective, weights, rows):
@@ -51,10 +52,11 @@ def test_where_policy_and_reference_agree_the_loss_is_known_and_no_pair_is_told_
 @pytest.mark.parametrize("name", ["dpo_sigmoid", "dpo_ipo", "dpo_exo_pair", "dpo_js_divergence", "dpo_apo_zero"])
 def test_a_step_down_the_gradient_raises_the_chosen_and_lowers_the_rejected(name):
   objective, weights, rows = OBJECTIVES[name], params(), batch()
-  gradient = jax.grad(lambda p: total(objective, p, rows))(weights)
+  gradient = jax.jit(jax.grad(lambda p: total(objective, p, rows)))(weights)
   norm = jnp.sqrt(sum(jnp.square(g).sum() for g in gradient.values()))
   moved = {n: w - 0.02 * gradient[n] / norm for n, w in weights.items()}
-  before, after = (logprobs(apply, p, rows, None, "auto")[0] for p in (weights, moved))
+  told = jax.jit(lambda p: logprobs(apply, p, rows, None, "auto")[0])
+  before, after = told(weights), told(moved)
   assert after.chosen.sum() > before.chosen.sum() and after.rejected.sum() < before.rejected.sum()
 
 
@@ -74,7 +76,8 @@ def test_padding_and_rows_without_weight_change_nothing(name):
   np.testing.assert_allclose(losses_of(objective, weights, longer).values, values, rtol=1e-4, atol=1e-5)
   fewer = {**rows, "weights": rows["weights"].at[3].set(0.0)}
   other = {**fewer, **{k: a.at[3].set(a[0]) for k, a in rows.items() if k != "weights"}}
-  gradients = [jax.grad(lambda p, r=r: total(objective, p, r))(weights) for r in (fewer, other)]
+  gradient = jax.jit(jax.grad(lambda p, r: total(objective, p, r)))
+  gradients = [gradient(weights, r) for r in (fewer, other)]
   for n in weights:
     np.testing.assert_allclose(gradients[0][n], gradients[1][n], rtol=1e-4, atol=1e-5, err_msg=n)
 
@@ -110,16 +113,17 @@ def test_the_log_odds_are_exact_at_both_ends():
 
 def test_a_reward_is_read_at_the_last_token_whatever_padding_follows():
   model = gpt.build(40, 16, variant="debug", width=16, heads=2, depth=1, head="sequence", labels=1)
-  weights, rows = model.init(jax.random.key(0)), batch()
+  weights, rows = jax.jit(model.init)(jax.random.key(0)), batch()
   objective = reward.build(margin=True, centring=0.01)
-  losses = objective(model.apply, weights, rows, None, {})
+  call = jax.jit(lambda rows: objective(model.apply, weights, rows, None, {}))
+  losses = call(rows)
   longer = {k: jnp.pad(a, ((0, 0), (0, 3)), constant_values=0 if k.endswith("parts") else 7) if a.ndim == 2 else a
             for k, a in rows.items()}
-  np.testing.assert_allclose(objective(model.apply, weights, longer, None, {}).values, losses.values, atol=1e-5)
+  np.testing.assert_allclose(call(longer).values, losses.values, atol=1e-5)
   size = int((rows["chosen_parts"][0] > 0).sum())
-  alone = model.apply(weights, input_ids=rows["chosen"][:1, :size]).scores[0, 0]
+  alone = jax.jit(lambda ids: model.apply(weights, input_ids=ids).scores[0, 0])(rows["chosen"][:1, :size])
   one = {k: a[:1] for k, a in rows.items()}
-  chosen = objective(model.apply, weights, one, None, {}).metrics["rewards_chosen"]
+  chosen = call(one).metrics["rewards_chosen"]
   np.testing.assert_allclose(chosen.total, alone, atol=1e-5)
   two = gpt.build(40, 16, variant="debug", width=16, heads=2, depth=1, head="sequence", labels=2)
   with pytest.raises(ConfigError, match=r"config\.model\.labels: 2 scores"):

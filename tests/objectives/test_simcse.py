@@ -30,14 +30,14 @@ def test_info_nce_is_its_closed_form_and_its_gradient_the_derivative():
   unit = lambda x: np.asarray(x, np.float64) / np.linalg.norm(np.asarray(x, np.float64), axis=-1, keepdims=True)
   cosine = unit(a) @ unit(b).T
   want = np.log(np.exp(cosine / 0.1).sum(1)) - np.diag(cosine) / 0.1
-  found = simcse.info_nce(a, b, jnp.ones(5, bool), temperature=0.1)
+  found = jax.jit(lambda a, b: simcse.info_nce(a, b, jnp.ones(5, bool), temperature=0.1))(a, b)
   np.testing.assert_allclose(found.values, want, rtol=1e-5)
   told = {n: float(m.total / m.weight) for n, m in found.metrics.items()}
   np.testing.assert_allclose([told["accuracy"], told["positive_cosine"], told["negative_cosine"]],
                              [(cosine.argmax(1) == np.arange(5)).mean(), np.diag(cosine).mean(),
                               (cosine.sum() - np.trace(cosine)) / 20], rtol=1e-5)
   total = lambda a, b: simcse.info_nce(a, b, jnp.ones(5, bool), temperature=0.5).values.sum()
-  check_grads(total, (a, b), 1, modes=("rev",), rtol=0.02)
+  check_grads(jax.jit(total), (a, b), 1, modes=("rev",), rtol=0.02)
 
 
 @pytest.mark.parametrize("pooling", ["mean", "first", "last"])
@@ -45,13 +45,14 @@ def test_padding_and_rows_of_padding_change_nothing(pooling, params):
   rows, objective = batch(4, 32, padding=6), simcse.build(pooling=pooling)
   cut = {n: a[:, :26] for n, a in rows.items()}
   more = {n: jnp.pad(a, ((0, 3), (0, 0))) for n, a in rows.items()}
-  want = objective(noisy, params, rows, None, {})
+  call = jax.jit(lambda rows: objective(noisy, params, rows, None, {}))
+  want = call(rows)
   hidden = np.asarray(params["table"])[np.asarray(cut["tokens"])]
   embedding = {"mean": hidden.mean(1), "first": hidden[:, 0], "last": hidden[:, -1]}[pooling]
   closed = simcse.info_nce(embedding, embedding, jnp.ones(4, bool), temperature=0.05).values
   np.testing.assert_allclose(want.values, closed, rtol=1e-4, atol=1e-4)
-  np.testing.assert_allclose(objective(noisy, params, cut, None, {}).values, want.values, rtol=1e-5, atol=1e-5)
-  padded = objective(noisy, params, more, None, {})
+  np.testing.assert_allclose(call(cut).values, want.values, rtol=1e-5, atol=1e-5)
+  padded = call(more)
   np.testing.assert_allclose(padded.values[:4], want.values, rtol=1e-5, atol=1e-5)
   assert not padded.weights[4:].any() and float(padded.weights.sum()) == 4
   for name, metric in padded.metrics.items():
@@ -59,14 +60,16 @@ def test_padding_and_rows_of_padding_change_nothing(pooling, params):
 
 
 def test_a_row_is_read_twice_in_training_and_once_in_evaluation(params):
-  rows, seen = batch(3, 32), []
-  def shown(params, *, input_ids, **inputs):
-    seen.append(np.asarray(input_ids))
-    return noisy(params, input_ids=input_ids, **inputs)
-  trained = simcse.build()(shown, params, rows, jax.random.key(1), {})
-  tested = simcse.build()(shown, params, rows, None, {})
-  np.testing.assert_array_equal(seen[0], np.repeat(np.asarray(rows["tokens"]), 2, axis=0))
-  np.testing.assert_array_equal(seen[1], rows["tokens"])
+  rows = batch(3, 32)
+  def step(key):
+    seen = []
+    def shown(params, *, input_ids, **inputs):
+      seen.append(input_ids)
+      return noisy(params, input_ids=input_ids, **inputs)
+    return simcse.build()(shown, params, rows, key, {}), seen
+  (trained, [twice]), (tested, [once]) = (jax.jit(step)(key) for key in (jax.random.key(1), None))
+  np.testing.assert_array_equal(twice, np.repeat(np.asarray(rows["tokens"]), 2, axis=0))
+  np.testing.assert_array_equal(once, rows["tokens"])
   positive = [float(x.metrics["positive_cosine"].total) / 3 for x in (trained, tested)]
   assert positive[0] < 0.99 and abs(positive[1] - 1) < 1e-5 and trained.values.shape == tested.values.shape == (3,)
 

@@ -27,7 +27,8 @@ METHODS = {
     "adalora": dict(name="adalora", rank=4, final_rank=2),
     "adalora of all": dict(name="adalora", rank=3, final_rank=1, targets="."),
 }
-SLOW = ("lora of all", "rslora", "dora by layer", "ia3 of all", "vera of all", "adalora of all")  # relatives of others
+# relatives of others
+SLOW = ("lora of all", "lora by layer", "rslora", "dora by layer", "ia3 of all", "vera of all", "adalora of all")
 every = pytest.mark.parametrize("spec", [pytest.param(s, marks=pytest.mark.slow if n in SLOW else ())
                                          for n, s in METHODS.items()], ids=METHODS)
 
@@ -46,21 +47,21 @@ def arrays(model, seed=0):
 
 
 def logits(model, params):
-  return np.asarray(model.apply(params, input_ids=IDS).logits)
+  return np.asarray(jax.jit(lambda params: model.apply(params, input_ids=IDS).logits)(params))
 
 
 def begun(spec, make=base):
   """(method, base, adapted model, its parameters as a run starts with them: the base's were loaded)."""
   method, plain = method_of(spec), make()
   model = method.adapt(plain)
-  return method, plain, model, method.start(model.init(jax.random.key(0)) | arrays(plain))
+  return method, plain, model, method.start(jax.jit(model.init)(jax.random.key(0)) | arrays(plain))
 
 
 def trained(method, model, params, steps=3):
   """Some steps of gradient descent on what is trained."""
   names, _ = masks.split(model.shapes, method.freeze)
   loss = lambda p: jnp.square(model.apply({**params, **p}, input_ids=IDS).logits - 1.0).mean()
-  gradient = jax.jit(jax.grad(lambda p: loss(p)))
+  gradient = jax.jit(jax.grad(loss))
   now = {n: params[n] for n in names}
   for _ in range(steps):
     now = {n: p - 0.1 * g / (1e-9 + jnp.abs(g).max()) for (n, p), g in zip(now.items(), gradient(now).values())}

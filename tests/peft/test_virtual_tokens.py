@@ -28,8 +28,10 @@ def arrays(model, seed=0):
   return {n: jnp.asarray(0.4 * random.normal(size=s.shape), jnp.float32) for n, s in model.shapes.items()}
 
 
-def logits(model, params, input_ids=IDS, **inputs):
-  return np.asarray(model.apply(params, input_ids=input_ids, **inputs).logits)
+def logits(model, params, input_ids=IDS, static=(), **inputs):
+  static = dict(static)
+  call = jax.jit(lambda params, ids, inputs: model.apply(params, input_ids=ids, **inputs, **static).logits)
+  return np.asarray(call(params, input_ids, inputs))
 
 
 def close(a, b):
@@ -43,7 +45,7 @@ def test_a_prompt_of_token_vectors_is_those_tokens_in_front(base):
   prompt = {"tokens.prompt.embedding": params["tokens.embedding"][AHEAD]}
   whole = logits(model, params, np.concatenate([np.tile(AHEAD, (2, 1)), IDS], 1))
   close(logits(adapted, params | prompt), whole[:, 3:])
-  close(logits(adapted, params | prompt, virtual_tokens=True), whole)
+  close(logits(adapted, params | prompt, static=dict(virtual_tokens=True)), whole)
 
 
 @every_model
@@ -51,7 +53,7 @@ def test_a_prefix_of_what_tokens_leave_in_a_cache_is_those_tokens_in_front(base)
   model = MODELS[base]()
   adapted, params = METHODS["prefix"].adapt(model), arrays(model)
   cache = model.apply(params, method="init_cache", batch=1, length=3)
-  cache = model.apply(params, input_ids=AHEAD[None], cache=cache).cache
+  cache = jax.jit(lambda params, cache: model.apply(params, input_ids=AHEAD[None], cache=cache).cache)(params, cache)
   prefix = jnp.stack([cache["key"], cache["value"]], 1)[:, :, 0].transpose(2, 0, 1, 3, 4).reshape(3, -1)
   whole = logits(model, params, np.concatenate([np.tile(AHEAD, (2, 1)), IDS], 1))
   close(logits(adapted, params | {"prefix.embedding": prefix}), whole[:, 3:])
@@ -117,12 +119,13 @@ def test_cached_decoding_is_the_whole_call(method, base):
   model = METHODS[method].adapt(MODELS[base]())
   params = arrays(model)
   cache = model.apply(params, method="init_cache", batch=2, length=6)
+  call, whole = jax.jit(lambda params, inputs: model.apply(params, **inputs)), logits(model, params)
   left = np.pad(IDS[:, :2], ((0, 0), (1, 0)))  # a shorter prompt, padded on the left
-  output = model.apply(params, input_ids=left, attention_mask=np.array([[0, 1, 1]] * 2), cache=cache)
-  close(output.logits[:, 1:], logits(model, params)[:, :2])
+  output = call(params, dict(input_ids=left, attention_mask=np.array([[0, 1, 1]] * 2), cache=cache))
+  close(output.logits[:, 1:], whole[:, :2])
   for i in (2, 3):
-    output = model.apply(params, input_ids=IDS[:, i:i + 1], cache=output.cache)
-    close(output.logits[:, 0], logits(model, params)[:, i])
+    output = call(params, dict(input_ids=IDS[:, i:i + 1], cache=output.cache))
+    close(output.logits[:, 0], whole[:, i])
 
 
 @every_pair
@@ -131,7 +134,7 @@ def test_only_the_new_arrays_are_trained_and_the_old_names_are_there(method, bas
   adapted = METHODS[method].adapt(model)
   trained, frozen = masks.split(adapted.shapes, METHODS[method].freeze)
   assert set(frozen) == set(model.shapes) and set(trained) == adapted.shapes.keys() - model.shapes.keys()
-  gradient = jax.grad(lambda p: jnp.square(adapted.apply(p, input_ids=IDS).logits).sum())(arrays(adapted))
+  gradient = jax.jit(jax.grad(lambda p: jnp.square(adapted.apply(p, input_ids=IDS).logits).sum()))(arrays(adapted))
   assert all(np.abs(gradient[n]).max() > 0 for n in trained)
 
 

@@ -167,6 +167,7 @@ def test_estimated_flops_of_the_matrix_products_are_the_models():
   assert make._trace("full").products > 1.15 * make._trace("none").products  # the head is not done again
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_is_told_what_would(tmp_path):
   config = plain(configs.load_file("configs/decoder.py:llama3-8b"))
   config["train"]["batch_size"] = 64
