@@ -48,7 +48,7 @@ def made(make, spec):
   """(method, adapted model, parameters as if trained): what has to stay zero, a rank's padding, stays zero."""
   method = plugins.bind("peft", spec, "config.peft")()
   model = method.adapt(make())
-  params = dict(method.start(jax.jit(model.init)(jax.random.key(0)) | drawn(model.made_of[1])))
+  params = dict(method.start(model.init(jax.random.key(0)) | drawn(model.made_of[1])))
   noise = drawn(model, 1)
   for name in masks.split(model.shapes, method.freeze)[0]:
     params[name] = noise[name] if name.endswith(("vera_b", "adalora_e")) else params[name] * (1.0 + noise[name])

@@ -1,5 +1,6 @@
 """Laws of a mixture of experts: the sum it stands for, what a capacity drops, order, padding, devices, losses."""
 
+import functools
 import math
 
 import jax
@@ -20,10 +21,15 @@ def made(**settings):
   return model, {n: draw.normal(size=s.shape).astype(np.float32) / 2 for n, s in model.shapes.items()}
 
 
+def run(model, params, x, *valid, key=None):
+  return jax.jit(lambda *given: model.apply(*given, key=key))(params, x, *valid)
+
+
 def tokens():
   return jnp.asarray(np.random.default_rng(1).normal(size=(B, L, D)), jnp.float32)
 
 
+@functools.partial(jax.jit, static_argnames="normalise")
 def oracle(params, x_BLD, normalise=True):
   """Every expert computed for every token, and the sum by the router's best."""
   probability = jax.nn.softmax(x_BLD @ params["router.kernel"])
@@ -61,7 +67,7 @@ def test_a_capacity_serves_the_first_choices_of_each_row_and_drops_the_rest():
         taken[e] += 1
         dropped += not served
         want[b, i] += served * share[b, i, e] * each[b, i, e]
-  y, sums, _ = model.apply(params, x)
+  y, sums, _ = run(model, params, x)
   assert 0 < dropped == float(sums.dropped)
   np.testing.assert_allclose(y, want, rtol=1e-4, atol=1e-4)
 
@@ -70,24 +76,24 @@ def test_a_capacity_serves_the_first_choices_of_each_row_and_drops_the_rest():
 def test_no_later_token_and_no_other_row_changes_a_token(capacity):
   model, params = made(capacity=capacity)
   changed = tokens().at[0, 7:].set(3.0).at[1:].set(-1.0)
-  np.testing.assert_allclose(model.apply(params, tokens())[0][0, :7], model.apply(params, changed)[0][0, :7], atol=1e-5)
+  np.testing.assert_allclose(run(model, params, tokens())[0][0, :7], run(model, params, changed)[0][0, :7], atol=1e-5)
 
 
 def test_permuting_tokens_permutes_outputs():
   model, params = made()
   order = np.random.default_rng(2).permutation(B * L)
   shuffled = tokens().reshape(B * L, D)[order].reshape(B, L, D)
-  np.testing.assert_allclose(model.apply(params, shuffled)[0].reshape(B * L, D),
-                             model.apply(params, tokens())[0].reshape(B * L, D)[order], atol=1e-5)
+  np.testing.assert_allclose(run(model, params, shuffled)[0].reshape(B * L, D),
+                             run(model, params, tokens())[0].reshape(B * L, D)[order], atol=1e-5)
 
 
 @pytest.mark.parametrize("capacity", [None, 0.5])
 def test_padding_counts_nowhere_and_takes_no_slot(capacity):
   model, params = made(capacity=None if capacity is None else capacity * L / (L + 5))  # the same number of slots
-  want, sums, _ = made(capacity=capacity)[0].apply(params, tokens())
+  want, sums, _ = run(made(capacity=capacity)[0], params, tokens())
   padded = jnp.pad(tokens(), ((0, 0), (5, 0), (0, 0)), constant_values=2.0)
   valid = (jnp.arange(L + 5) >= 5)[None].repeat(B, 0)
-  got, padded_sums, _ = model.apply(params, padded, valid)
+  got, padded_sums, _ = run(model, params, padded, valid)
   np.testing.assert_allclose(got[:, 5:], want, atol=1e-5)
   for a, b in zip(padded_sums, sums, strict=True):
     np.testing.assert_allclose(a, b, rtol=1e-5)
@@ -122,9 +128,9 @@ def test_one_device_equals_eight(capacity, axes):
 
 def test_jitter_moves_only_training():
   model, params = made(jitter=0.3)
-  plain = made()[0].apply(params, tokens())[0]
-  np.testing.assert_array_equal(model.apply(params, tokens())[0], plain)
-  assert float(jnp.abs(model.apply(params, tokens(), key=jax.random.key(1))[0] - plain).max()) > 1e-3
+  plain = run(made()[0], params, tokens())[0]
+  np.testing.assert_array_equal(run(model, params, tokens())[0], plain)
+  assert float(jnp.abs(run(model, params, tokens(), key=jax.random.key(1))[0] - plain).max()) > 1e-3
 
 
 def test_parameters_are_stacked_by_expert_with_their_axes():
@@ -139,7 +145,7 @@ def test_nothing_is_dropped_when_all_choose_one_device():
   model, params = made()
   x = jnp.abs(tokens())
   params["router.kernel"] = np.zeros((D, E), np.float32) + np.float32([1, 2, 0, 0])
-  run = lambda x: model.apply(params, x)[0]
-  want = run(x)
+  call = lambda x: model.apply(params, x)[0]
+  want = jax.jit(call)(x)
   with rules.use(rules.ShardingRules(mesh.make(dict(expert=2, data=2), jax.devices()[:4]))):
-    np.testing.assert_allclose(jax.jit(run)(x), want, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(jax.jit(lambda x: call(x))(x), want, rtol=1e-4, atol=1e-5)

@@ -57,14 +57,15 @@ def test_higher_derivatives_take_the_plain_form():
   function, leaves = made("layer")
   x = jax.random.normal(jax.random.key(3), (3, 6))
   with plain_layers():
-    hessian = jax.hessian(lambda x: jnp.sum(jnp.sin(function(leaves, x))))(x)
+    hessian = jax.jit(jax.hessian(lambda x: jnp.sum(jnp.sin(function(leaves, x)))))(x)
   assert np.isfinite(hessian).all() and np.abs(hessian).max() > 0
 
 
 def test_the_variance_of_one_pass_is_that_of_two():
   x = 3 * jax.random.normal(jax.random.key(4), (4, 64)) + 1
   scale, bias = jnp.linspace(0.5, 1.5, 64), jnp.linspace(-1, 1, 64)
-  form = lambda one_pass: value_and_gradients(lambda p, x: norm(x, *p, 1e-5, True, one_pass), (scale, bias), x)
+  form = jax.jit(lambda one_pass: value_and_gradients(lambda p, x: norm(x, *p, 1e-5, True, one_pass), (scale, bias), x),
+                 static_argnums=0)
   for a, b in zip(form(True), form(False), strict=True):
     np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
   assert np.isfinite(norm(jnp.full((1, 64), 1e4), scale, bias, 1e-5, True, True)).all()  # rounding gives no root of < 0

@@ -25,7 +25,7 @@ def ran(kinds, **settings):
   blocks = {"w": weights(len(kinds))}
   run = lambda blocks: stack.run(blocks, jnp.ones((2, 4)), call, kinds=kinds, collect=lambda c: c, **settings)
   loss = lambda blocks: jnp.square(run(blocks)[0]).sum()
-  return *run(blocks), jax.grad(loss)(blocks)["w"]
+  return jax.jit(lambda blocks: (*run(blocks), jax.grad(loss)(blocks)["w"]))(blocks)
 
 
 @pytest.mark.parametrize("kinds", PATTERNS, ids="".join)

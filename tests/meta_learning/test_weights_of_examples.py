@@ -27,7 +27,7 @@ def test_an_example_counts_by_how_far_its_gradient_agrees_with_the_clean_one(tas
   batch, theta = task
   with jax.enable_x64(True):
     learner = reweight.build(context())
-    loss, grads = learner(loss_fn, 0)({"theta": jnp.asarray(theta)}, batch, jax.random.key(0))
+    loss, grads = jax.jit(learner(loss_fn, 0))({"theta": jnp.asarray(theta)}, batch, jax.random.key(0))
   support, clean = gradients(batch["support"], theta), gradients(batch["query"], theta).sum(0)
   agree = np.maximum(support @ clean, 0.0)
   assert (agree == 0).any() and (agree > 0).any()
@@ -43,7 +43,7 @@ def test_the_weight_network_learns_from_the_clean_loss_one_step_ahead(task):
   with jax.enable_x64(True):
     params = {"theta": jnp.asarray(theta)} | {n: jnp.asarray(e.init(jax.random.key(i)), "float64")
                                              for i, (n, e) in enumerate(learner.extras.items())}
-    _, grads = learner(loss_fn, 0)(params, batch, jax.random.key(0))
+    _, grads = jax.jit(learner(loss_fn, 0))(params, batch, jax.random.key(0))
     support = gradients(batch["support"], theta)
     off = theta - batch["support"]["centre"][0]
     losses = jnp.asarray(0.5 * np.einsum("bi,bij,bj->b", off, batch["support"]["matrix"][0], off))
@@ -52,7 +52,7 @@ def test_the_weight_network_learns_from_the_clean_loss_one_step_ahead(task):
       one = {n: a[0] for n, a in batch["query"].items()}
       return loss_fn({"theta": moved}, one, None)[0] / 3 * 6
     net = {n: p for n, p in params.items() if n != "theta"}
-    want = jax.grad(ahead)(net)
+    want = jax.jit(jax.grad(ahead))(net)
     np.testing.assert_allclose(grads["theta"], meta_weight_net.weigh(net, losses) @ support, rtol=1e-6)
     for n in net:
       np.testing.assert_allclose(grads[n], want[n], rtol=1e-5, atol=1e-12)

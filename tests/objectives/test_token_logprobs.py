@@ -28,7 +28,7 @@ def of_the_softmax(logits, tokens):
 
 @pytest.fixture(scope="module")
 def params():
-  return jax.jit(MODEL.init)(jax.random.key(0))
+  return MODEL.init(jax.random.key(0))
 
 
 @pytest.fixture(scope="module")

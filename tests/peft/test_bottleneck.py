@@ -29,7 +29,8 @@ def arrays(model, seed=0):
 
 
 def logits(model, params, **inputs):
-  return np.asarray(model.apply(params, **dict(input_ids=IDS) | inputs).logits)
+  call = jax.jit(lambda params, inputs: model.apply(params, **inputs).logits)
+  return np.asarray(call(params, dict(input_ids=IDS) | inputs))
 
 
 def added(adapted, model):

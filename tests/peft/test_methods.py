@@ -54,7 +54,7 @@ def begun(spec, make=base):
   """(method, base, adapted model, its parameters as a run starts with them: the base's were loaded)."""
   method, plain = method_of(spec), make()
   model = method.adapt(plain)
-  return method, plain, model, method.start(jax.jit(model.init)(jax.random.key(0)) | arrays(plain))
+  return method, plain, model, method.start(model.init(jax.random.key(0)) | arrays(plain))
 
 
 def trained(method, model, params, steps=3):
