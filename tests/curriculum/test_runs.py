@@ -161,7 +161,8 @@ def test_a_missing_reference_is_refused_before_compiling(folder, tmp_path):
     experiment.build(text(folder, curriculum=dict(name="rho1", reference=str(tmp_path / "none"))))
 
 
-@pytest.mark.parametrize("model", [{}, dict(name="decoder", variant="debug", width=16, depth=1, heads=2, kv_heads=1)],
+@pytest.mark.parametrize("model", [pytest.param({}, marks=pytest.mark.slow),
+                                   dict(name="decoder", variant="debug", width=16, depth=1, heads=2, kv_heads=1)],
                          ids=["learned positions", "rope"])
 def test_to_cut_rows_is_to_mask_their_tail(folder, model):
   run = experiment.build(text(folder, curriculum="none", **({"model": model} if model else {})))

@@ -25,8 +25,9 @@ def build(monkeypatch, devices=1, **changes):
   return in_process.build_from(monkeypatch, in_process.config(**merged) | plugins, devices)
 
 
-@pytest.mark.parametrize("model", [{}, dict(name="xlnet", variant="debug", width=16, depth=2, heads=2,
-                                            attn_type="uni", mem_len=48)], ids=["lstm", "xlnet"])
+@pytest.mark.parametrize("model", [{}, pytest.param(dict(
+    name="xlnet", variant="debug", width=16, depth=2, heads=2, attn_type="uni", mem_len=48), marks=pytest.mark.slow)],
+                         ids=["lstm", "xlnet"])
 def test_steps_are_one_long_row_without_the_gradient_between(monkeypatch, model):
   run = build(monkeypatch, model=model, optimizer=dict(peak=1e-9))  # the weights stand still
   state, rows = in_process.steps(run, 3)

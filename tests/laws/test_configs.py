@@ -8,6 +8,8 @@ import json
 import os
 import pathlib
 import re
+import shutil
+import sysconfig
 
 if __name__ == "__main__":
   os.environ["JAX_PLATFORMS"] = "cpu"
@@ -76,11 +78,22 @@ def test_the_arguments_of_its_docstring_load_and_one_that_is_nearly_right_is_tol
     load(name, listed[-1] + "x")
 
 
+@pytest.fixture(scope="module")
+def small_library(tmp_path_factory):
+  """A few packages of Python's library: it takes seconds to read all of it."""
+  folder = tmp_path_factory.mktemp("library")
+  for package in ("collections", "email", "json", "logging"):
+    shutil.copytree(pathlib.Path(sysconfig.get_path("stdlib")) / package, folder / package)
+  shutil.copy(pathlib.Path(sysconfig.get_path("stdlib")) / "argparse.py", folder)
+  return folder
+
+
 @pytest.mark.parametrize("name", FILES)
-def test_the_debug_size_builds(name, monkeypatch):
+def test_the_debug_size_builds(name, monkeypatch, small_library):
   """Everything up to the traced train step and the sample of a dry run, on text that is always there."""
   import in_process
 
+  monkeypatch.setattr(sysconfig, "get_path", lambda _: str(small_library))
   config = load(name, "debug")
   kept = {k: v for k, v in (config["data"].get("tokenizer") or {}).items() if k == "sentinels"}
   small = dict(name="text_folder", path=TEXT, tokenizer=dict(name="bytes", **kept), domains="one")

@@ -75,7 +75,8 @@ def test_state_split_over_copies_gives_the_losses_of_one_device(mesh, reference,
   np.testing.assert_allclose(in_process.losses(run, STEPS), reference, rtol=1e-5)
 
 
-@pytest.mark.parametrize("model", [dict(scan=False, remat="none"), dict(scan=True, remat="full")])
+@pytest.mark.parametrize("model", [dict(scan=False, remat="none"),
+                                   pytest.param(dict(scan=True, remat="full"), marks=pytest.mark.slow)])
 def test_scan_loop_and_remat_are_the_same(model, reference, monkeypatch):
   run = in_process.build(monkeypatch, **PLAIN | dict(model=PLAIN["model"] | model))
   np.testing.assert_allclose(in_process.losses(run, STEPS), reference, rtol=1e-5)

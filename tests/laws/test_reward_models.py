@@ -79,7 +79,7 @@ def test_prompt_and_completion_are_joined_without_a_gap():
   assert parts.tolist()[1] == [PROMPT, PROMPT, COMPLETION, PADDING, PADDING]
 
 
-@pytest.mark.parametrize("source", ["workdir", "hub_folder"])
+@pytest.mark.parametrize("source", ["workdir", slow("hub_folder")])
 def test_a_completion_earns_what_the_model_says_of_its_text_alone(monkeypatch, request, source):
   """Prompts and completions of several lengths side by side, against each text without padding; whatever stands where
   there is no token is not read."""

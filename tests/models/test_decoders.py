@@ -23,7 +23,8 @@ for windowed in ("debug-mistral", "debug-gemma2", "debug-gemma3"):
 # What these add to the others is in the reference cases.
 ALSO = ("debug-qwen2", "debug-qwen3", "debug-gemma", "debug-gemma2", "debug-mixtral")
 every = pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in ALSO else n for n in BUILDS])
-some = pytest.mark.parametrize("name", ["gpt2", "gpt3", "debug", "debug-gemma3"])
+SOME = ("gpt2", "gpt3", "debug", "debug-gemma3")
+some = pytest.mark.parametrize("name", SOME)
 
 
 def build(name, **knobs):
@@ -58,7 +59,7 @@ def test_no_gradient_flows_from_later_tokens(name):
   assert (moved[7:] == 0).all() and (moved[5:7] > 0).all()
 
 
-@some
+@pytest.mark.parametrize("name", ["gpt2", *(pytest.param(n, marks=pytest.mark.slow) for n in SOME[1:])])
 def test_tokens_of_a_prefix_see_each_other_and_no_later_one(name):
   model, params = made(name)
   ids, prefix = jnp.arange(1, LENGTH + 1)[None], jnp.array([5])

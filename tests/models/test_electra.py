@@ -48,7 +48,7 @@ def test_the_generator_scores_tokens_and_the_discriminator_places():
   assert model.offers == {"replaced_token"}
 
 
-@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("shared", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_each_loss_moves_its_own_half_and_the_embeddings_that_are_shared(shared):
   model, params = made(shared=shared)
   grads = jax.jit(jax.jacrev(lambda p: jnp.stack(losses(model, p))))(params)

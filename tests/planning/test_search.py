@@ -57,6 +57,7 @@ def test_a_pipeline_has_whole_stages_and_micro_batches():
       assert 64 % (c.way.mesh["data"] * c.way.mesh["fsdp"] * way.accumulate * way.microbatches) == 0
 
 
+@pytest.mark.slow
 def test_a_small_model_wants_copies_with_split_state():
   best = searched("gpt2.py:124m", "v5e", 8, 512, 50_304)[0]
   assert best.way.mesh["data"] == 8 and best.way.split_state and best.found["fits"]
