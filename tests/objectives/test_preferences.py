@@ -28,8 +28,7 @@ AT_START = {  # the loss where policy and reference agree, beta = 0.1
 
 def losses_of(objective, weights, rows, reference=None):
   theirs = beside(params(1) if reference is None else reference)
-  compared = objective.with_reference(theirs)
-  return jax.jit(lambda weights, rows: compared(apply, weights, rows, None, {}))(weights, rows)
+  return objective.with_reference(theirs)(apply, weights, rows, None, {})
 
 
 def total(objective, weights, rows):
@@ -52,11 +51,10 @@ def test_where_policy_and_reference_agree_the_loss_is_known_and_no_pair_is_told_
 @pytest.mark.parametrize("name", ["dpo_sigmoid", "dpo_ipo", "dpo_exo_pair", "dpo_js_divergence", "dpo_apo_zero"])
 def test_a_step_down_the_gradient_raises_the_chosen_and_lowers_the_rejected(name):
   objective, weights, rows = OBJECTIVES[name], params(), batch()
-  gradient = jax.jit(jax.grad(lambda p: total(objective, p, rows)))(weights)
+  gradient = jax.grad(lambda p: total(objective, p, rows))(weights)
   norm = jnp.sqrt(sum(jnp.square(g).sum() for g in gradient.values()))
   moved = {n: w - 0.02 * gradient[n] / norm for n, w in weights.items()}
-  told = jax.jit(lambda p: logprobs(apply, p, rows, None, "auto")[0])
-  before, after = told(weights), told(moved)
+  before, after = (logprobs(apply, p, rows, None, "auto")[0] for p in (weights, moved))
   assert after.chosen.sum() > before.chosen.sum() and after.rejected.sum() < before.rejected.sum()
 
 
@@ -76,8 +74,7 @@ def test_padding_and_rows_without_weight_change_nothing(name):
   np.testing.assert_allclose(losses_of(objective, weights, longer).values, values, rtol=1e-4, atol=1e-5)
   fewer = {**rows, "weights": rows["weights"].at[3].set(0.0)}
   other = {**fewer, **{k: a.at[3].set(a[0]) for k, a in rows.items() if k != "weights"}}
-  gradient = jax.jit(jax.grad(lambda p, r: total(objective, p, r)))
-  gradients = [gradient(weights, r) for r in (fewer, other)]
+  gradients = [jax.grad(lambda p, r=r: total(objective, p, r))(weights) for r in (fewer, other)]
   for n in weights:
     np.testing.assert_allclose(gradients[0][n], gradients[1][n], rtol=1e-4, atol=1e-5, err_msg=n)
 
