@@ -7,6 +7,8 @@ import importlib
 import inspect
 import pathlib
 import re
+import subprocess
+import sys
 import typing
 
 import pytest
@@ -163,3 +165,10 @@ def test_every_module_can_be_imported_alone():
     if exported:
       module = importlib.import_module("llm_jax." + below(file)[:-3].replace("/", ".").removesuffix(".__init__"))
       assert not [n for n in module.__all__ if not hasattr(module, n)]
+
+
+def test_benchmarks_that_pytorch_runs_need_no_package_of_ours():
+  """PyTorch lives in an environment of its own, where the driver of decoding is its own worker."""
+  program = "import sys; sys.path.insert(0, sys.argv[1]); import decode, worker"
+  command = [sys.executable, "-I", "-S", "-c", program, str(ROOT / "benchmarks")]
+  assert subprocess.run(command, check=False).returncode == 0
