@@ -38,6 +38,8 @@ class Model:
   shapes: {name: ShapeDtypeStruct}; logical_axes: {name: one logical axis name or None per dimension}; stacked layers
   have 'layers' in front. config: the architecture's own frozen config dataclass. offers: what it can be trained for, in
   the words of core/offers.py. made_of: (method, base model) of one that a PEFT method made, see peft/adapted.py.
+  contracted: {name: how many axes a product with inputs sums over} of stacked kernels, which are the first ones behind
+  'layers'.
   """
 
   make: Callable[[nnx.Rngs], nnx.Module]
@@ -49,6 +51,7 @@ class Model:
   extras: Mapping[str, Extra] = dataclasses.field(default_factory=dict)
   offers: frozenset[str] = frozenset()
   made_of: Any = None
+  contracted: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
   @staticmethod
   def from_module(make: Callable[[nnx.Rngs], nnx.Module], config: Any = None, *,
@@ -61,11 +64,12 @@ class Model:
     if len(set(names)) != len(names):
       raise ValueError("two parameters have the same dotted name")
     shapes = {n: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for n, (_, leaf) in zip(names, leaves)}
-    metadata = {".".join(map(str, path)): v.get_metadata().get("axes") for path, v in nnx.iter_graph(template)
+    metadata = {".".join(map(str, path)): v.get_metadata() for path, v in nnx.iter_graph(template)
                 if isinstance(v, nnx.Variable)}
-    axes = {n: _full_axes(n, metadata.get(n), shapes[n].ndim) for n in names}
+    axes = {n: _full_axes(n, metadata.get(n, {}).get("axes"), shapes[n].ndim) for n in names}
     return Model(make, config, dict(sorted(shapes.items())), dict(sorted(axes.items())), names, treedef,
-                 offers=offered(offers))
+                 offers=offered(offers),
+                 contracted={n: m["contracted"] for n, m in metadata.items() if "contracted" in m})
 
   def init(self, key: Key) -> Params:
     """Fresh parameters, float32. Jittable, so that `jax.jit(model.init, out_shardings=...)` makes them sharded."""
@@ -137,8 +141,10 @@ def _shapes_alone() -> Iterator[None]:
 
 
 def parameter(rngs: nnx.Rngs, shape: tuple[int, ...], axes: tuple[str | None, ...],
-              init: Callable[..., jax.Array]) -> nnx.Param:
+              init: Callable[..., jax.Array], contracted: int = 0) -> nnx.Param:
   """A float32 parameter with one logical axis name per dimension; `init` as in jax.nn.initializers.
+
+  contracted: of a kernel that inputs are multiplied by, how many axes, the first ones, are summed over.
 
   Inside `stack` the array has the layers in front: drawn at once by an initializer that looks at no shape
   (`elementwise`), which compiles three times as fast as a vmap, and layer by layer by any other.
@@ -146,14 +152,15 @@ def parameter(rngs: nnx.Rngs, shape: tuple[int, ...], axes: tuple[str | None, ..
   if len(shape) != len(axes):
     raise ValueError(f"shape {shape} has {len(shape)} dimensions, axes {axes} name {len(axes)}")
   lead = _stacked.get()
+  said: dict[str, Any] = dict(axes=axes) | (dict(contracted=contracted) if contracted and len(lead) == 1 else {})
   if _undrawn.get():
-    return nnx.Param(jnp.zeros((*lead, *shape), jnp.float32), axes=axes)
+    return nnx.Param(jnp.zeros((*lead, *shape), jnp.float32), **said)
   key = rngs.params()
   if lead and not getattr(init, "elementwise", False):
     draw = lambda key: init(key, shape, jnp.float32)
     keys = jax.random.split(key, math.prod(lead))
-    return nnx.Param(jax.vmap(draw)(keys).reshape(*lead, *shape), axes=axes)
-  return nnx.Param(init(key, (*lead, *shape), jnp.float32), axes=axes)
+    return nnx.Param(jax.vmap(draw)(keys).reshape(*lead, *shape), **said)
+  return nnx.Param(init(key, (*lead, *shape), jnp.float32), **said)
 
 
 def elementwise_normal(deviation: float) -> Callable[..., jax.Array]:

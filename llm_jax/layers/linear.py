@@ -13,6 +13,7 @@ from flax import nnx
 from llm_jax.core.model import elementwise_normal, parameter
 from llm_jax.layers import linear_cpu
 from llm_jax.layers.doors import cpu_forms, tpu_forms
+from llm_jax.layers.stack import is_unrolled
 from llm_jax.parallel import gathered
 
 Init = jax.nn.initializers.Initializer
@@ -21,16 +22,19 @@ SUBLANES = 8  # of a TPU's vector registers: fewer rows of ones would take as lo
 
 
 def linear(x: jax.Array, kernel: jax.Array, bias: jax.Array | None = None, axes: Sequence[str | None] = (),
-           inputs: int = 1) -> jax.Array:
+           inputs: int = 1, turned: bool = False) -> jax.Array:
   """(..., *in) times (*in, *out) plus (*out,) in the dtype of `x`: the form that is fast on this platform.
 
   axes: the kernel's logical axes, where a mesh may split it. inputs: how many axes are contracted.
+  turned: the kernel lies in memory with its outputs first (inference/weights.py).
   """
   lead, out = x.shape[: x.ndim - inputs], kernel.shape[inputs:]
   if cpu_forms():  # see linear_cpu.py
     rows, columns = math.prod(kernel.shape[:inputs]), math.prod(out)
     flat = None if bias is None else bias.reshape(columns)
-    return linear_cpu.affine(x.reshape(-1, rows), kernel.reshape(rows, columns), flat).reshape(*lead, *out)
+    x_TI, kernel_IO = x.reshape(-1, rows), kernel.reshape(rows, columns)
+    form = linear_cpu.few if turned and linear_cpu.is_few(x_TI) else linear_cpu.affine
+    return form(x_TI, kernel_IO, flat).reshape(*lead, *out)
   multiply = lambda x, kernel: jnp.tensordot(x, kernel.astype(x.dtype), inputs)
   y = gathered.on_rows(multiply, x, kernel, axes if lead else (), x.dtype)
   return y if bias is None else y + bias.astype(y.dtype)
@@ -61,7 +65,7 @@ class Linear(nnx.Module):
     self.inputs, self.outputs = tuple(inputs.values()), tuple(outputs.values())
     init = init or normal(0.02)
     self.axes = (*inputs, *outputs)
-    self.kernel = parameter(rngs, self.inputs + self.outputs, self.axes, init)
+    self.kernel = parameter(rngs, self.inputs + self.outputs, self.axes, init, len(inputs))
     self.bias = parameter(rngs, self.outputs, tuple(outputs), jax.nn.initializers.zeros) if bias else None
 
   def __call__(self, x: jax.Array, factor: float | None = None) -> jax.Array:
@@ -70,5 +74,6 @@ class Linear(nnx.Module):
     if factor is not None and factor != 1.0:
       kernel, bias = kernel * factor, None if bias is None else bias * factor
     late = bias is not None and bias.ndim > 1 and tpu_forms()
-    y = linear(x, kernel, None if late else bias, self.axes, len(self.inputs))
+    turned = is_unrolled() and "contracted" in self.kernel.get_metadata()
+    y = linear(x, kernel, None if late else bias, self.axes, len(self.inputs), turned)
     return add_bias(y, bias) if late else y

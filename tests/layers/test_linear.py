@@ -42,6 +42,17 @@ def test_equals_the_plain_form(shape, dtype, tolerance):
   close(got, want, tolerance)
 
 
+@pytest.mark.parametrize("dtype, tolerance", [("float32", 1e-5), ("bfloat16", 5e-2)])
+@pytest.mark.parametrize("rows", [1, 7, linear_cpu.SEVERAL, linear_cpu.SEVERAL + 1])
+def test_of_a_turned_kernel_too(rows, dtype, tolerance):
+  """For few rows in float32 the kernel is the first operand of the product, for others the second."""
+  (x, w, _), bias = arrays(rows, 6, 8, dtype), jnp.arange(8.0)
+  call = jax.jit(lambda x, w, turned: linear(x, w, bias, turned=turned), static_argnums=2)
+  close([call(x, w, True)], [call(x, w, False)], tolerance)
+  first = "optimization_barrier" in str(jax.make_jaxpr(lambda x: linear(x, w, bias, turned=True))(x))
+  assert first == (dtype == "float32" and rows <= linear_cpu.SEVERAL)
+
+
 def test_the_cpu_form_is_taken_where_it_should_be():
   taken = lambda: "custom_vjp" in str(jax.make_jaxpr(lambda x, w: linear(x, w))(jnp.ones((4, 3)), jnp.ones((3, 2))))
   assert taken() and doors.platform() == "cpu"
