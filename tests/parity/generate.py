@@ -206,9 +206,14 @@ def loud(model: torch.nn.Module) -> None:
       p.copy_(1.3 * torch.randn(p.shape) / fan_in**0.5)
 
 
-def inputs_for(architecture: str) -> dict[str, torch.Tensor]:
-  """Rows of unequal length, padded on the right with token 0, and targets for the head."""
-  mask = (torch.arange(LENGTH) < torch.tensor([[LENGTH], [11], [6]])).long()
+def inputs_for(architecture: str, window: int | None) -> dict[str, torch.Tensor]:
+  """Rows of unequal length, padded on the right with token 0, and targets for the head.
+
+  Whole rows where the loss reads padding (the places of an answer) and a window may hold nothing else: eager attention
+  is even there, since the mask's number swallows the scores, but sends scores a gradient as though it had not.
+  """
+  short = [LENGTH] * 2 if architecture.endswith(QUESTION) and window else [11, 6]
+  mask = (torch.arange(LENGTH) < torch.tensor([LENGTH, *short])[:, None]).long()
   ids = torch.randint(5, VOCAB, (ROWS, LENGTH)) * mask
   if architecture.endswith("DoubleHeadsModel"):
     ids = torch.randint(5, VOCAB, (ROWS, 2, LENGTH))
@@ -289,7 +294,8 @@ def write(folder: pathlib.Path, family: str, seed: int) -> None:
   encoder_cases.one_bias(model)
   t5_xlnet_cases.tuned(model)
   special = encoder_cases if encoder else t5_xlnet_cases if family in t5_xlnet_cases.FAMILIES else None
-  inputs = inputs_for(architecture) if special is None else special.inputs_for(architecture, config)
+  window = getattr(config, "sliding_window", None)
+  inputs = inputs_for(architecture, window) if special is None else special.inputs_for(architecture, config)
   found = outputs_of(model, inputs)
   norms: dict[str, float] = {}
   if "loss" in found:
