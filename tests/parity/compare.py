@@ -281,7 +281,7 @@ def main() -> None:
     start = time.time()
     try:
       verdict = check(folder, part, arguments.save)
-    except (LlmJaxError, LookupError, AttributeError, TypeError, ValueError) as e:
+    except (LlmJaxError, LookupError, OSError, AttributeError, TypeError, ValueError) as e:
       verdict = Verdict([f"{type(e).__name__}: {e}"])
     failed += bool(verdict.problems)
     error = "" if verdict.error is None else f"{verdict.error:.3f}"

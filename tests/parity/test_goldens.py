@@ -51,10 +51,13 @@ def test_a_wrong_output_is_noticed():
 
 def test_the_command_counts_what_it_cannot_read_as_failed(tmp_path):
   case = tmp_path / "new_kind"
+  half = tmp_path / "half_written"
   case.mkdir()
+  half.mkdir()
+  (half / "adapter_config.json").write_text("{}")
   (case / "reference.npz").write_bytes((HERE / "goldens" / "gpt2" / "reference.npz").read_bytes())
   (case / "config.json").write_text('{"model_type": "not_yet"}')
   done = subprocess.run([sys.executable, HERE / "compare.py", tmp_path], capture_output=True, text=True, timeout=120)
   assert done.returncode == 1
-  assert done.stdout.splitlines()[-1] == "0 passed, 1 failed"
+  assert done.stdout.splitlines()[-1] == "0 passed, 2 failed"
   assert "not_yet is not supported yet" in done.stdout
