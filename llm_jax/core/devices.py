@@ -3,21 +3,17 @@
 import contextlib
 import contextvars
 import os
-from collections.abc import Iterator
 
 import jax
+
+from llm_jax.core.held import held
 
 _count: contextvars.ContextVar[int | None] = contextvars.ContextVar("devices", default=None)
 
 
-@contextlib.contextmanager
-def made_for(count: int) -> Iterator[None]:
+def made_for(count: int) -> contextlib.AbstractContextManager[int | None]:
   """What is traced under this is made for so many devices."""
-  token = _count.set(count)
-  try:
-    yield
-  finally:
-    _count.reset(token)
+  return held(_count, count)
 
 
 def count() -> int:

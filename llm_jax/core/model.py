@@ -5,17 +5,17 @@ name of its path, and `apply` puts the arrays back by exact name: never by posit
 parameter is an error and never a silent permutation.
 """
 
-import contextlib
 import contextvars
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from llm_jax.core.held import held
 from llm_jax.core.names import difference
 from llm_jax.core.offers import offered
 from llm_jax.core.types import Extra, Key, Params
@@ -57,7 +57,7 @@ class Model:
   def from_module(make: Callable[[nnx.Rngs], nnx.Module], config: Any = None, *,
                   offers: Iterable[str] = ()) -> "Model":
     """Traces `make(nnx.Rngs)` once, abstractly; no array is allocated. offers: words of core/offers.py."""
-    with _shapes_alone():
+    with held(_undrawn, True):
       template = jax.eval_shape(lambda key: make(nnx.Rngs(key)), jax.random.key(0))
     leaves, treedef = jax.tree_util.tree_flatten_with_path(template)
     names = tuple(_dotted(path) for path, _ in leaves)
@@ -127,17 +127,8 @@ def _full_axes(name: str, axes: tuple | None, ndim: int) -> tuple[str | None, ..
 
 
 _stacked: contextvars.ContextVar[tuple[int, ...]] = contextvars.ContextVar("stacked", default=())
+# While it holds, `parameter` draws nothing: to trace the initializers takes half of a model's building.
 _undrawn: contextvars.ContextVar[bool] = contextvars.ContextVar("undrawn", default=False)
-
-
-@contextlib.contextmanager
-def _shapes_alone() -> Iterator[None]:
-  """While tracing under this, `parameter` draws nothing: to trace the initializers takes half of a model's building."""
-  token = _undrawn.set(True)
-  try:
-    yield
-  finally:
-    _undrawn.reset(token)
 
 
 def parameter(rngs: nnx.Rngs, shape: tuple[int, ...], axes: tuple[str | None, ...],
@@ -176,8 +167,5 @@ def stack(make: Callable[[nnx.Rngs], nnx.Module], count: int, rngs: nnx.Rngs) ->
 
   `make` runs once whatever the count, so that compile time does not grow with depth.
   """
-  token = _stacked.set((*_stacked.get(), count))
-  try:
+  with held(_stacked, (*_stacked.get(), count)):
     return make(nnx.Rngs(rngs.params()))
-  finally:
-    _stacked.reset(token)

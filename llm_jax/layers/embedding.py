@@ -1,6 +1,5 @@
 """Tables of vectors: token embeddings (and their transpose as the output head) and learned positions."""
 
-import math
 
 import jax
 import jax.numpy as jnp
@@ -39,8 +38,6 @@ class Embedding(nnx.Module):
 
   def attend(self, x: jax.Array) -> jax.Array:
     """(..., D) -> (..., V): scores by the transposed table (Press and Wolf 2017)."""
-    rows = math.prod(x.shape[:-1])
-    if cpu_forms() and rows <= linear_cpu.FEW and x.dtype == jnp.float32:  # in bfloat16 it gains nothing
-      scores = linear_cpu.few_scores(x.reshape(rows, x.shape[-1]), self.embedding[...])
-      return scores.reshape(*x.shape[:-1], -1)
+    if cpu_forms() and linear_cpu.are_few(x_TI := x.reshape(-1, x.shape[-1]), linear_cpu.FEW):
+      return linear_cpu.weights_first(x_TI, self.embedding[...]).reshape(*x.shape[:-1], -1)
     return linear(x, self.embedding[...].T, axes=self.axes[::-1])

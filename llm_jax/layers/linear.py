@@ -33,7 +33,7 @@ def linear(x: jax.Array, kernel: jax.Array, bias: jax.Array | None = None, axes:
     rows, columns = math.prod(kernel.shape[:inputs]), math.prod(out)
     flat = None if bias is None else bias.reshape(columns)
     x_TI, kernel_IO = x.reshape(-1, rows), kernel.reshape(rows, columns)
-    form = linear_cpu.few if turned and linear_cpu.is_few(x_TI) else linear_cpu.affine
+    form = linear_cpu.few if turned and linear_cpu.are_few(x_TI, linear_cpu.SEVERAL) else linear_cpu.affine
     return form(x_TI, kernel_IO, flat).reshape(*lead, *out)
   multiply = lambda x, kernel: jnp.tensordot(x, kernel.astype(x.dtype), inputs)
   y = gathered.on_rows(multiply, x, kernel, axes if lead else (), x.dtype)

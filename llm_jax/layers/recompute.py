@@ -11,25 +11,21 @@ the maps around them from becoming one. Outside, on a TPU, there is one only bef
 import contextlib
 import contextvars
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from llm_jax.core.held import held
 from llm_jax.layers.doors import tpu_forms
 
 _looped: contextvars.ContextVar[bool] = contextvars.ContextVar("inside a loop over layers", default=False)
 
 
-@contextlib.contextmanager
-def in_loop() -> Iterator[None]:
+def in_loop() -> contextlib.AbstractContextManager[bool]:
   """What is traced under this is the body of a loop, whose backward pass is another loop."""
-  token = _looped.set(True)
-  try:
-    yield
-  finally:
-    _looped.reset(token)
+  return held(_looped, True)
 
 
 def checkpoint(function: Callable[..., Any], keep: tuple[str, ...] = ()) -> Callable[..., Any]:

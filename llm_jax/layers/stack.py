@@ -7,13 +7,14 @@ over one period of the pattern.
 
 import contextlib
 import contextvars
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from llm_jax.core.errors import ConfigError, unknown_name
+from llm_jax.core.held import held
 from llm_jax.layers.recompute import in_loop
 from llm_jax.parallel import pipeline as pipelines
 from llm_jax.parallel import rules as sharding
@@ -33,14 +34,9 @@ POLICIES: dict[str, Any] = {
 _unrolled: contextvars.ContextVar[bool] = contextvars.ContextVar("unrolled_layers", default=False)
 
 
-@contextlib.contextmanager
-def unrolled(on: bool = True) -> Iterator[None]:
+def unrolled(on: bool = True) -> contextlib.AbstractContextManager[bool]:
   """While tracing under this, `run` unrolls every stack and new caches hold one array per layer (cached decoding)."""
-  token = _unrolled.set(on)
-  try:
-    yield
-  finally:
-    _unrolled.reset(token)
+  return held(_unrolled, on)
 
 
 def is_unrolled() -> bool:

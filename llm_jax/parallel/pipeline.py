@@ -20,6 +20,7 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
 from llm_jax.core.errors import ConfigError
+from llm_jax.core.held import held
 from llm_jax.parallel import rules as sharding
 
 STAGE, FREE = "stage", PartitionSpec.UNCONSTRAINED
@@ -71,11 +72,8 @@ _ran: contextvars.ContextVar[list[Schedule] | None] = contextvars.ContextVar("pi
 def watched() -> Iterator[list[Schedule]]:
   """While tracing under this, the list that it yields gets the schedule of every pipeline that is run."""
   found: list[Schedule] = []
-  token = _ran.set(found)
-  try:
+  with held(_ran, found):
     yield found
-  finally:
-    _ran.reset(token)
 
 
 def run(plan: Schedule, work: Callable[[Any, Any, Any, jax.Array], tuple[Any, Any]], layers: Any, flow: Any,
