@@ -45,6 +45,11 @@ OURS = {
     "ours_scan": dict(malloc=True, scan=True, attention="auto"),
     "ours_unrolled": dict(malloc=True, scan=False, attention="auto"),
 }
+# Ours with one library of kernels, whatever the processor (parallel/compiler.py chooses); measured when asked for.
+FORCED = {
+    f"ours_{name}": OURS["ours_unrolled"] | dict(xla_flags=f"--xla_cpu_experimental_ynn_fusion_type={fusions}")
+    for name, fusions in dict(ynnpack="individual_dot,reduce", eigen="reduce").items()
+}
 ONLY = {"bert": {"ours_as_trained": dict(malloc=True, scan=False, attention="auto", chosen_only=True)}}
 TORCH = {
     "torch_eager": dict(compile=False),
@@ -59,15 +64,16 @@ def measure(size: str, dtype: str, gelu: str, threads: int, options: argparse.Na
   """One table row: tokens per second of every contender and the ratios."""
   common = dict(SIZES[size], dtype=dtype, gelu=gelu, threads=threads)
   network = common["network"]
-  ours = OURS | ONLY.get(network, {})
+  ours = OURS | FORCED | ONLY.get(network, {})
   contenders = {n: (sys.executable, f"jax_{network}.py", v) for n, v in ours.items()}
   contenders |= {n: (options.torch_python, f"torch_{network}.py", v) for n, v in TORCH.items()}
-  wanted = options.contenders.split(",") if options.contenders else list(contenders)
+  wanted = options.contenders.split(",") if options.contenders else [n for n in contenders if n not in FORCED]
   workers = {}
   for name in wanted:
     python, script, settings = contenders[name]
-    preloaded = allocator.preload(os.environ) if settings.get("malloc") else {}
-    workers[name] = worker.Worker(python, str(HERE / script), common | settings, preloaded)
+    environment = allocator.preload(os.environ) if settings.get("malloc") else {}
+    environment |= {"XLA_FLAGS": settings["xla_flags"]} if "xla_flags" in settings else {}
+    workers[name] = worker.Worker(python, str(HERE / script), common | settings, environment)
   steps = dict(pair.split("=") for pair in options.steps.split(","))
   load_before = os.getloadavg()[0]
   worker.alternate(list(workers.values()), options.rounds, int(steps[size]))
@@ -101,7 +107,8 @@ def main() -> None:
   parser.add_argument("--rounds", type=int, default=7)
   parser.add_argument("--steps", default="big=3,small=20,bert_base=1,bert_mini=5,t5_small=2,t5_mini=10",
                       help="steps per round and contender")
-  parser.add_argument("--contenders", default="", help=f"of {', '.join([*OURS, *TORCH])} ...; all when empty")
+  parser.add_argument("--contenders", default="",
+                      help=f"of {', '.join([*OURS, *FORCED, *TORCH])} ...; when empty, all but {', '.join(FORCED)}")
   parser.add_argument("--out", default=str(HERE / "results" / "train_throughput_cpu.json"))
   options = parser.parse_args()
   result = dict(machine=machine.describe(), date=time.strftime("%Y-%m-%d"), rows=[])
