@@ -74,6 +74,10 @@ class Linear(nnx.Module):
     if factor is not None and factor != 1.0:
       kernel, bias = kernel * factor, None if bias is None else bias * factor
     late = bias is not None and bias.ndim > 1 and tpu_forms()
-    turned = is_unrolled() and "contracted" in self.kernel.get_metadata()
-    y = linear(x, kernel, None if late else bias, self.axes, len(self.inputs), turned)
+    y = linear(x, kernel, None if late else bias, self.axes, len(self.inputs), self.turned)
     return add_bias(y, bias) if late else y
+
+  @property
+  def turned(self) -> bool:
+    """Whether decoding has laid the kernel with its outputs first, see inference/weights.py."""
+    return is_unrolled() and "contracted" in self.kernel.get_metadata()

@@ -48,7 +48,7 @@ class DoRALinear(lora.LoRALinear):
   def __call__(self, x: jax.Array, factor: float | None = None) -> jax.Array:
     ins = len(self.inputs)
     whole = self.kernel[...] + self._product()
-    y = linear(x, self.kernel[...], None, self.axes, ins) + self.added(x)
+    y = linear(x, self.kernel[...], None, self.axes, ins, self.turned) + self.added(x)
     y = (y * _quotient(self.dora_magnitude[...], whole, 0, ins)).astype(x.dtype)
     y = y if self.bias is None else y + self.bias[...].astype(y.dtype)
     return y if factor is None else y * factor
