@@ -10,6 +10,9 @@ import door
 import pytest
 
 STEPS = 2000
+# Of memory, from step 500 on: less than the arrays of a step each step, a hundred megabytes. Saving a checkpoint leaves
+# some 50 kB behind in tensorstore, whatever is saved, and the allocator its pieces.
+MOST = 16_000_000
 WATCH = """
 import json, os, pathlib, sys, threading
 sys.path.insert(0, {laws!r})
@@ -55,7 +58,7 @@ def test_two_thousand_steps_leak_nothing(tmp_path):
   assert len(seen) == STEPS // 100
   first, last = seen[4], seen[-1]
   print(json.dumps([first, last]))
-  assert last["rss"] < 1.02 * first["rss"], seen
+  assert last["rss"] < first["rss"] + MOST, seen
   assert last["threads"] <= first["threads"] and last["files"] <= first["files"], seen
   assert max(s["saved"] for s in seen) <= 6, "checkpoints pile up"
   assert {s["programs"] for s in seen} == {1} and {s["evaluations"] for s in seen} == {1}, seen
