@@ -69,7 +69,8 @@ use_bfloat16 use_cache use_return_dict
 # Of a key nobody here knows, what its name says: these words are about arithmetic, and such a key is refused.
 ARITHMETIC = re.compile(r"attn|attention|rope|rotary|norm|scal|multipl|parallel|bias|expert|moe|cap|window|residual|"
                         r"activation|(^|_)act(_|$)|layer|alibi|quant|mlp|embed|head|hidden|position|factor|clip|sparse")
-CARRIED = ("bos_token_id", "eos_token_id", "pad_token_id", "id2label", "label2id", "problem_type")
+ENDS, UNSAID = ("bos_token_id", "eos_token_id"), "unsaid"
+CARRIED = (*ENDS, "pad_token_id", "id2label", "label2id", "problem_type")
 
 
 class ConfigReader:
@@ -118,8 +119,10 @@ class ConfigReader:
                           accepted="the key absent, null or false")
 
   def carried(self) -> str:
-    """JSON of the keys that change no number but that a saved folder should keep: token ids, names of labels."""
-    return json.dumps({k: self.hf[k] for k in CARRIED if self.hf.get(k) is not None}, sort_keys=True)
+    """JSON of the keys that change no number but that a saved folder should keep: token ids, names of labels. The ids
+    that a folder leaves to their class are `UNSAID`."""
+    said = {k: self.hf[k] for k in CARRIED if self.hf.get(k) is not None}
+    return json.dumps({k: UNSAID for k in ENDS if k not in self.hf} | said, sort_keys=True)
 
 
 def head_of(hf: Mapping[str, Any], heads: Mapping[str, str]) -> str:
@@ -158,9 +161,11 @@ def description(config: Any, architecture: str, model_type: str) -> dict[str, An
   carried = json.loads(config.carried)
   if len(carried.get("id2label") or {}) != config.labels or config.head not in ("sequence", "token"):
     carried = {k: v for k, v in carried.items() if k not in ("id2label", "label2id")}
-  said = dict(model_type=model_type, architectures=[architecture], bos_token_id=None, eos_token_id=None) | carried
+  said = dict(model_type=model_type, architectures=[architecture], **dict.fromkeys(ENDS)) | carried
+  said = {k: v for k, v in said.items() if v != UNSAID}
   if config.head in ("sequence", "token"):
-    said.setdefault("id2label", {str(i): f"LABEL_{i}" for i in range(config.labels)})
+    names = said.setdefault("id2label", {str(i): f"LABEL_{i}" for i in range(config.labels)})
+    said.setdefault("label2id", {name: int(i) for i, name in names.items()})
     said["num_labels"] = config.labels
   return said
 

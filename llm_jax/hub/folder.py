@@ -52,9 +52,10 @@ def load(folder: str | os.PathLike, *, dtype: str = "float32", head: str | None 
   config = _changed(config, dict(dtype=dtype) | ({} if head is None else dict(head=head))
                     | ({} if labels is None else dict(labels=labels)) | settings)
   weights = safetensors_files.Weights(folder)
+  tied = family.tied(config) if getattr(config, "tied", False) else {}
   config = _untied_if_file_says(config, family, weights)
   model = family.build(config)
-  params = _read_params(model, family, weights, _head_key(head, key))
+  params = _read_params(model, family, weights, tied, _head_key(head, key))
   place = place or (lambda name, array: jnp.asarray(array))
   return model, {name: place(name, params.pop(name)) for name in sorted(params)}, find_tokenizer(folder)
 
@@ -85,15 +86,19 @@ def _untied_if_file_says(config: Any, family: Family, weights: Mapping[str, np.n
   return config
 
 
-def _read_params(model: Model, family: Family, weights: safetensors_files.Weights,
+def _read_params(model: Model, family: Family, weights: safetensors_files.Weights, tied: Mapping[str, str],
                  new_head: Key | None) -> dict[str, np.ndarray]:
+  """tied: {copy: original} as config.json says it, whether or not the file holds different tensors."""
   config = model.config
   wanted = tensor_names.places(family.names(config), model.shapes)
-  tied = {**family.repeated(config), **(family.tied(config) if getattr(config, "tied", False) else {})}
-  found, unexpected = tensor_names.match(weights, wanted, family, tied, family.prefix(config))
-  for copy, original in tied.items():
+  copies = {**family.repeated(config), **(tied if getattr(config, "tied", False) else {})}
+  found, unexpected = tensor_names.match(weights, wanted, family, copies, family.prefix(config))
+  for copy, original in copies.items():
     if copy in found and original not in found:  # only the copy is there: the tensor under its other name
       found[original] = found[copy]
+  for copy, original in tied.items():
+    if copy in wanted and copy not in found and original in found:  # another tensor of the head untied it
+      found[copy] = found[original]
   missing = set(wanted) - set(found)
   params: dict[str, np.ndarray] = {}
   if new_head is not None:

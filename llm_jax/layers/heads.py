@@ -70,5 +70,6 @@ def output(head: Head, classifier: Any, hidden_BLD: jax.Array, input_ids_BL: jax
     return Output(hidden_BLD, scores=classifier(hidden_BLD), **common)
   if head == "question":
     start_BL, end_BL = jnp.moveaxis(classifier(hidden_BLD), -1, 0)
-    return Output(hidden_BLD, extra={"start_logits": start_BL, "end_logits": end_BL}, **common)
+    extra = common.pop("extra", {}) | {"start_logits": start_BL, "end_logits": end_BL}
+    return Output(hidden_BLD, extra=extra, **common)
   return Output(hidden_BLD, unembed=None if head == "none" else unembed, **common)

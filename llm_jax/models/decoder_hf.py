@@ -36,6 +36,7 @@ ROPE_KEYS = ("factor", "original_max_position_embeddings", "low_freq_factor", "h
              "beta_fast", "beta_slow", "mscale", "mscale_all_dim", "truncate")
 HARMLESS = ("_sliding_window_pattern", "sliding_window_pattern", "hidden_act", "hidden_activation", "sliding_window",
             "max_window_layers", "use_sliding_window")
+QUESTION_OF_TRANSFORMER = ("llama", "qwen2", "qwen3", "qwen3_moe")  # whose answering class calls its backbone so
 UNUSED_WINDOW = 4096  # of a Gemma without local layers: transformers makes the masks of both kinds, and needs a width
 
 
@@ -103,6 +104,7 @@ def config_from_hf(given: Mapping[str, Any]) -> DecoderConfig:
     fields |= dict(act=read("hidden_act", str), qk_norm=family in ("qwen3", "qwen3_moe"))
   if "num_local_experts" in DEFAULTS[family]:
     fields |= _experts(family, read)
+  read.only("is_causal", None, True)
   read.only("use_bidirectional_attention", None, False)
   read.only("partial_rotary_factor", None, 1.0)
   read.only("token_classification_bias", None, True)
@@ -145,10 +147,11 @@ def _gemma(family: str, read: hf.ConfigReader) -> dict[str, Any]:
   if family == "gemma":  # the released configs say gelu and mean its tanh form
     act = read("hidden_act", str)
     return fields | dict(act="gelu_pytorch_tanh" if act == "gelu" else act)
+  cap = read("attn_logit_softcapping", float | None)  # the class of Gemma 3 keeps the key and never caps
   return fields | dict(
       act=read("hidden_activation", str), norms="sandwich", qk_norm=family == "gemma3_text",
       attention_scale=float(read("query_pre_attn_scalar", float)) ** -0.5,
-      attention_cap=read("attn_logit_softcapping", float | None),
+      attention_cap=cap if family == "gemma2" else None,
       logit_cap=read("final_logit_softcapping", float | None))
 
 
@@ -238,8 +241,8 @@ def config_to_hf(config: DecoderConfig) -> dict[str, Any]:
   if family in ("gemma2", "gemma3_text"):
     scale = config.attention_scale or config.head_width**-0.5
     config = dataclasses.replace(config, attention_scale=scale)
-    said |= dict(query_pre_attn_scalar=_whole(scale**-2), attn_logit_softcapping=config.attention_cap,
-                 final_logit_softcapping=config.logit_cap)
+    said |= dict(query_pre_attn_scalar=_whole(scale**-2), final_logit_softcapping=config.logit_cap)
+    said |= dict(attn_logit_softcapping=config.attention_cap) if family == "gemma2" else {}
   said |= _said_ropes(config)
   return hf.checked_round_trip(config, said, HUGGING_FACE, IGNORE)
 
@@ -286,7 +289,7 @@ def _whole(x: float) -> float | int:
 def _prefix(config: DecoderConfig) -> str:
   if config.head == "none":
     return ""
-  return "transformer." if config.head == "question" and config.family == "llama" else "model."
+  return "transformer." if config.head == "question" and config.family in QUESTION_OF_TRANSFORMER else "model."
 
 
 IGNORE = ("router_z_weight", "dtype", "remat", "scan", "attention", "labels", "carried", "dropout")

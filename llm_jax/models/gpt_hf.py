@@ -81,6 +81,7 @@ def config_from_hf(given: Mapping[str, Any]) -> GPTConfig:
   read = hf.ConfigReader(given, DEFAULTS_OF[family])
   fields: dict[str, Any] = {ours: read(*key) for ours, key in (KEYS if family == "openai-gpt" else GPT2_KEYS).items()}
   read.only("add_cross_attention", False)
+  read.only("is_causal", None, True)
   head: Any = hf.head_of(given, HEADS_OF[family])
   if head == "double":  # the summary of other heads is never read
     read.only("summary_type", "cls_index")

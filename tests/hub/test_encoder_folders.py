@@ -115,6 +115,16 @@ def test_an_untied_decoder_reads_its_own_bias_or_the_heads_where_it_has_none(nam
   assert equal(hub.load(tmp_path)[1], params)
 
 
+def test_a_decoder_whose_bias_alone_differs_still_has_the_tied_table(tmp_path):
+  """The file of a tied model holds the table once, and both biases."""
+  saved(tmp_path)
+  other = np.full(31, 7.0, np.float32)
+  rewrite(tmp_path, lambda tensors: tensors | {"cls.predictions.decoder.bias": other})
+  model, params, _ = hub.load(tmp_path)
+  assert not model.config.tied and np.array_equal(params["head.bias"], other)
+  assert np.array_equal(params["head.decoder.kernel"].T, params["embeddings.tokens.embedding"])
+
+
 def test_a_decoder_in_the_file_that_differs_from_the_tied_table_is_used(tmp_path):
   saved(tmp_path)
   ones = np.ones((31, 16), np.float32)

@@ -32,7 +32,9 @@ MODELS = {
     "gpt2_sequence": lambda: tiny_gpt(head="sequence", labels=3), "gpt2_question": lambda: tiny_gpt(head="question"),
     "gpt2_bare": lambda: tiny_gpt(head="none"),
     **{variant: (lambda v=variant: tiny_decoder(v)) for variant in decoder.VARIANTS if variant.startswith("debug")},
-    "llama_question": lambda: tiny_decoder(head="question"),
+    **{f"{family}_question": lambda v=variant: tiny_decoder(v, head="question") for family, variant in dict(
+        llama="debug", mistral="debug-mistral", qwen2="debug-qwen2", qwen3="debug-qwen3", mixtral="debug-mixtral",
+        qwen3_moe="debug-qwen3-moe").items()},
     "llama_token": lambda: tiny_decoder(head="token", labels=4),
     "llama_biases": lambda: tiny_decoder(qkv_bias=True, out_bias=True, mlp_bias=True, tied=True),
 }
@@ -178,6 +180,7 @@ def test_saving_beside_other_weights_is_refused(tmp_path):
     (dict(model_type="gpt5"), "model_type"), (dict(model_type="absent"), "model_type"),
     (dict(architectures=["GPT2ForPoetry"]), "architectures"), (dict(n_embd="wide"), "n_embd"),
     (dict(activation_function="xielu"), "act"), (dict(add_cross_attention=True), "add_cross_attention"),
+    (dict(is_causal=False), "is_causal"),
     (dict(parallel_attn=True), "parallel_attn"), (dict(quantization_config={"bits": 4}), "quantization_config"),
 ])
 def test_what_gpt_does_not_support_is_refused_by_key(folder, keys, named):
@@ -193,6 +196,7 @@ def test_what_gpt_does_not_support_is_refused_by_key(folder, keys, named):
     (dict(partial_rotary_factor=0.5), "partial_rotary_factor"), (dict(hidden_act="unheard"), "act"),
     (dict(layer_types=["chunked_attention"] * 3), "layer_types"), (dict(clip_qkv=8.0), "clip_qkv|config.json"),
     (dict(num_key_value_heads=3), "kv_heads"), (dict(head_dim=7), "head_width"), (dict(logit_scale=2.0), "logit_scale"),
+    (dict(is_causal=False), "is_causal"),
 ])
 def test_what_the_llama_family_does_not_support_is_refused_by_key(tmp_path, keys, named):
   model = tiny_decoder()
@@ -207,6 +211,47 @@ def test_keys_that_change_no_number_are_kept_or_passed_over(folder):
   model, params, _ = hub.load(folder)
   hub.save(folder / "again", model, params)
   assert json.loads((folder / "again" / "config.json").read_text())["eos_token_id"] == 7
+
+
+def test_token_ids_that_a_folder_leaves_to_its_class_stay_unsaid(folder):
+  """Null would be another answer than the class's own: text written from the saved folder would not end."""
+  said = lambda folder: json.loads((folder / "config.json").read_text())
+  assert said(folder)["eos_token_id"] is None  # a model of ours has none
+  configure(folder, eos_token_id="absent", bos_token_id=None)
+  hub.save(folder / "again", *hub.load(folder)[:2])
+  assert "eos_token_id" not in said(folder / "again") and said(folder / "again")["bos_token_id"] is None
+
+
+def test_labels_are_named_both_ways(tmp_path):
+  model = tiny_decoder(head="token", labels=2)
+  hub.save(tmp_path, model, made(model))
+  configure(tmp_path, id2label={"0": "no", "1": "yes"}, label2id="absent")
+  hub.save(tmp_path / "again", *hub.load(tmp_path)[:2])
+  said = json.loads((tmp_path / "again" / "config.json").read_text())
+  assert said["id2label"] == {"0": "no", "1": "yes"} and said["label2id"] == {"no": 0, "yes": 1}
+
+
+@pytest.mark.parametrize("name, prefix", [("llama_question", "transformer."), ("qwen2_question", "transformer."),
+                                          ("qwen3_question", "transformer."), ("qwen3_moe_question", "transformer."),
+                                          ("mistral_question", "model."), ("mixtral_question", "model.")])
+def test_a_class_that_answers_has_its_own_name_for_the_backbone(name, prefix, tmp_path):
+  """transformers draws a backbone at random whose names begin otherwise, and only reports it."""
+  model = MODELS[name]()
+  hub.save(tmp_path, model, made(model))
+  assert {n.split(".")[0] + "." for n in load_file(tmp_path / "model.safetensors")} == {prefix, "qa_outputs."}
+  output = model.apply(made(model), np.ones((2, 4), int))
+  assert output["start_logits"].shape == output["end_logits"].shape == (2, 4)
+
+
+def test_scores_of_gemma3_are_not_capped_whatever_its_config_says(tmp_path):
+  """Its class in transformers keeps the key and does not read it."""
+  model = tiny_decoder("debug-gemma3")
+  hub.save(tmp_path, model, made(model))
+  configure(tmp_path, attn_logit_softcapping=2.0)
+  again = hub.load(tmp_path)[0]
+  assert again.config.attention_cap is None
+  with pytest.raises(ConfigError, match="attention_cap"):
+    hub.save(tmp_path / "again", tiny_decoder("debug-gemma3", attention_cap=2.0), made(model))
 
 
 def test_another_head_keeps_the_backbone_and_draws_what_is_missing(folder):

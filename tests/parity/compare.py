@@ -183,11 +183,11 @@ def older_config(case: Case) -> Iterator[str]:
 
 def round_trip(case: Case, model, params) -> Iterator[str]:
   """Saved again, whole, in shards and in bfloat16: the same tensors by name; loaded again: the same parameters."""
-  want = load_file(case.folder / "model.safetensors")
+  want = tensors_of(case.folder)
   for settings in (dict(), dict(max_shard_bytes=60_000), dict(dtype="bfloat16")):
     with tempfile.TemporaryDirectory() as temporary:
       hub.save(temporary, model, params, **settings)
-      got = {k: v for file in pathlib.Path(temporary).glob("*.safetensors") for k, v in load_file(file).items()}
+      got = tensors_of(pathlib.Path(temporary))
       again = hub.load(temporary)[1]
     stored = jnp.dtype(settings.get("dtype", "float32"))
     if got.keys() != want.keys():
@@ -196,6 +196,11 @@ def round_trip(case: Case, model, params) -> Iterator[str]:
       yield f"saved {settings}: tensors differ"
     if any(not np.array_equal(again[k], np.asarray(params[k]).astype(stored)) for k in params):
       yield f"saved {settings}: loads differently"
+
+
+def tensors_of(folder: pathlib.Path) -> dict[str, np.ndarray]:
+  """By name, of all files: a folder's weights may lie in shards."""
+  return {name: array for file in folder.glob("*.safetensors") for name, array in load_file(file).items()}
 
 
 def tokenizer(folder: pathlib.Path) -> Iterator[str]:

@@ -80,20 +80,20 @@ def qwen2(r: random.Random) -> tuple[str, Any]:
   sizes |= dict(use_sliding_window=r.choice([True, False]), sliding_window=5, max_window_layers=r.choice([0, 1, 28]))
   if sizes["use_sliding_window"] and r.random() < 0.5:
     sizes["layer_types"] = layer_types(r, sizes["num_hidden_layers"])
-  return f"Qwen2{r.choice([LM, LM, TOKEN])}", transformers.Qwen2Config(
+  return f"Qwen2{r.choice([LM, LM, SEQUENCE, TOKEN, QUESTION])}", transformers.Qwen2Config(
       **sizes, rope_parameters=rope(r, sizes["max_position_embeddings"]))
 
 
 def qwen3(r: random.Random) -> tuple[str, Any]:
   sizes = decoder_sizes(r) | dict(head_dim=r.choice([8, 10]), attention_bias=r.choice([True, False]))
   sizes |= dict(use_sliding_window=r.choice([True, False]), sliding_window=4, max_window_layers=1)
-  return f"Qwen3{r.choice([LM, LM, SEQUENCE])}", transformers.Qwen3Config(
+  return f"Qwen3{r.choice([LM, LM, SEQUENCE, TOKEN, QUESTION])}", transformers.Qwen3Config(
       **sizes, rope_parameters=rope(r, sizes["max_position_embeddings"]))
 
 
 def gemma(r: random.Random) -> tuple[str, Any]:
   sizes = decoder_sizes(r) | dict(head_dim=r.choice([8, 12]), attention_bias=r.choice([True, False]))
-  return f"Gemma{r.choice([LM, LM, TOKEN])}", transformers.GemmaConfig(
+  return f"Gemma{r.choice([LM, LM, SEQUENCE, TOKEN, NONE])}", transformers.GemmaConfig(
       **sizes, hidden_act=r.choice(["gelu", "gelu_pytorch_tanh"]),
       rope_parameters=rope(r, sizes["max_position_embeddings"]))
 
@@ -104,13 +104,15 @@ def gemma2(r: random.Random) -> tuple[str, Any]:
                                   final_logit_softcapping=r.choice([None, 9.0]))
   if r.random() < 0.5:
     sizes["layer_types"] = layer_types(r, sizes["num_hidden_layers"])
-  return f"Gemma2{r.choice([LM, LM, SEQUENCE])}", transformers.Gemma2Config(
+  return f"Gemma2{r.choice([LM, LM, SEQUENCE, TOKEN, NONE])}", transformers.Gemma2Config(
       **sizes, rope_parameters=rope(r, sizes["max_position_embeddings"]))
 
 
 def gemma3(r: random.Random) -> tuple[str, Any]:
   sizes = decoder_sizes(r) | dict(head_dim=8, query_pre_attn_scalar=r.choice([8, 24]), sliding_window=r.choice([3, 5]),
-                                  sliding_window_pattern=r.choice([2, 3, 6]), attention_bias=r.choice([True, False]))
+                                  sliding_window_pattern=r.choice([2, 3, 6]), attention_bias=r.choice([True, False]),
+                                  attn_logit_softcapping=r.choice([None, 2.0]),  # this class keeps and never reads it
+                                  final_logit_softcapping=r.choice([None, 9.0]))
   ropes = dict(full_attention=rope(r, sizes["max_position_embeddings"]),
                sliding_attention=dict(rope_type="default", rope_theta=r.choice([1e4, 2e4])))
   if ropes["full_attention"]["rope_type"] == "dynamic":  # the reference keeps its state between calls
@@ -125,7 +127,8 @@ def mixtral(r: random.Random) -> tuple[str, Any]:
   turned = rope(r, sizes["max_position_embeddings"])
   if turned["rope_type"] != "default":  # the reference needs it said then
     sizes["head_dim"] = sizes["hidden_size"] // sizes["num_attention_heads"]
-  return f"Mixtral{r.choice([LM, LM, SEQUENCE])}", transformers.MixtralConfig(**sizes, rope_parameters=turned)
+  head = r.choice([LM, LM, SEQUENCE, TOKEN, QUESTION])
+  return f"Mixtral{head}", transformers.MixtralConfig(**sizes, rope_parameters=turned)
 
 
 def qwen3_moe(r: random.Random) -> tuple[str, Any]:
@@ -134,7 +137,7 @@ def qwen3_moe(r: random.Random) -> tuple[str, Any]:
                                   num_hidden_layers=r.choice([3, 4]), router_aux_loss_coef=0.2,
                                   use_sliding_window=r.choice([True, False]), sliding_window=4)
   sizes |= r.choice([dict(mlp_only_layers=[0]), dict(decoder_sparse_step=2), dict(mlp_only_layers=[1, 2]), {}])
-  return f"Qwen3Moe{r.choice([LM, LM, TOKEN])}", transformers.Qwen3MoeConfig(
+  return f"Qwen3Moe{r.choice([LM, LM, SEQUENCE, TOKEN, QUESTION])}", transformers.Qwen3MoeConfig(
       **sizes, rope_parameters=rope(r, sizes["max_position_embeddings"]))
 
 

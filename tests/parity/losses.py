@@ -24,6 +24,19 @@ def plain(output, inputs, config) -> dict[str, jax.Array]:
   return {"loss": cross_entropy(output.logits, inputs["labels"])}
 
 
+def of_sequence(output, inputs, config) -> dict[str, jax.Array]:
+  """By config.json's `problem_type`: one class, several at once, or numbers; without one, a single label is a number
+  and labels that are no whole numbers are several classes."""
+  labels, scores = jnp.asarray(inputs["labels"]), output.logits
+  several = "single_label" if jnp.issubdtype(labels.dtype, jnp.integer) else "multi_label"
+  kind = config.get("problem_type") or ("regression" if scores.shape[-1] == 1 else several)
+  if kind == "regression":
+    return {"loss": jnp.square(scores.squeeze() - labels.squeeze()).mean()}
+  if kind.startswith("multi_label"):
+    return {"loss": optax.sigmoid_binary_cross_entropy(scores, labels).mean()}
+  return {"loss": cross_entropy(scores, labels)}
+
+
 def span(output, inputs, config) -> dict[str, jax.Array]:
   """Start and end, averaged; padded positions take part, as in the classes."""
   length = output["start_logits"].shape[1]
@@ -33,7 +46,7 @@ def span(output, inputs, config) -> dict[str, jax.Array]:
 
 def shifted(labels, config) -> jax.Array:
   """The decoder's input for these labels: one later, begun by the start token, padding where nothing counts."""
-  start, pad = config["decoder_start_token_id"], config["pad_token_id"]
+  start, pad = config["decoder_start_token_id"], config.get("pad_token_id", 0)
   labels = jnp.asarray(labels)
   return jnp.pad(jnp.where(labels == -100, pad, labels)[:, :-1], ((0, 0), (1, 0)), constant_values=start)
 
@@ -68,7 +81,7 @@ def knowledge(output, inputs, config) -> dict[str, jax.Array]:
 
 LOSSES = {
     "ErnieKnowledgeForPreTraining": knowledge,
-    "DoubleHeadsModel": double_heads, "ForQuestionAnswering": span, "ForSequenceClassification": plain,
+    "DoubleHeadsModel": double_heads, "ForQuestionAnswering": span, "ForSequenceClassification": of_sequence,
     "ForTokenClassification": plain, "ForMultipleChoice": plain, "ForNextSentencePrediction": plain,
     "ForMaskedLM": plain, "XLNetLMHeadModel": plain, "ForConditionalGeneration": plain,
     "ForQuestionAnsweringSimple": span, "ForCausalLM": causal, "LMHeadModel": causal, "ElectraForPreTraining": replaced,
