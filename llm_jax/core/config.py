@@ -11,8 +11,9 @@ import copy
 import dataclasses
 import importlib.util
 import inspect
+import math
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from llm_jax.core import plugins
@@ -63,6 +64,9 @@ def load_file(flag: str, key: str = "--config") -> Config:
   """
   name, _, argument = flag.partition(":")
   path = pathlib.Path(name)
+  if path.is_file() and path.suffix != ".py":
+    raise ConfigError(key, f"{name!r} is no Python file", accepted="FILE.py or FILE.py:argument; without --config, a "
+                      "--workdir that holds a run gives the config that it saved")
   if not path.is_file():
     near = nearest_name(name, [str(p) for p in path.parent.glob("*.py")] if path.parent.is_dir() else [])
     raise ConfigError(key, f"no such file {name!r} (looked in {pathlib.Path.cwd()})", nearest=near,
@@ -78,13 +82,18 @@ def load_file(flag: str, key: str = "--config") -> Config:
       raise unknown_name(key, argument, module.ARGUMENTS, what=f"argument of {name}")
     config = module.get_config(argument) if argument else module.get_config()
     if not hasattr(config, "items"):
-      raise ConfigError(key, f"get_config of {name} returned {config!r}", accepted="a ConfigDict or a dict")
+      raise ConfigError(key, f"get_config of {name} returned {shorten(repr(config), 120)}",
+                        accepted="a ConfigDict or a dict")
+    return plain(config)
   except ConfigError:
     raise
+  except RecursionError:
+    raise ConfigError(key, f"the config of {name} holds itself", accepted="dicts and lists that end") from None
   except (Exception, SystemExit) as e:
     line = _line_in(e, path)
-    raise ConfigError(key, f"{name}:{line}: {type(e).__name__}: {e}") from None
-  return plain(config)
+    said = shorten(" ".join(str(e).split()))
+    raise ConfigError(key, f"{name}:{line}: {type(e).__name__}: {said}",
+                      accepted="ARGUMENTS, a list of texts, and get_config(argument)" if line == "?" else "") from None
 
 
 def _line_in(error: BaseException, path: pathlib.Path) -> int | str:
@@ -98,14 +107,14 @@ def _line_in(error: BaseException, path: pathlib.Path) -> int | str:
 
 
 def plain(config: Any) -> Any:
-  """ConfigDicts, tuples and numpy scalars as plain dicts, lists and numbers (what JSON can hold)."""
+  """ConfigDicts, tuples, numpy arrays and scalars as plain dicts, lists and numbers (what JSON can hold)."""
   if hasattr(config, "to_dict"):
     config = config.to_dict()
   if isinstance(config, Mapping):
     return {str(k): plain(v) for k, v in config.items()}
   if isinstance(config, list | tuple):
     return [plain(v) for v in config]
-  return config.item() if hasattr(config, "item") and not isinstance(config, str) else config
+  return config.tolist() if hasattr(config, "tolist") else config
 
 
 def parse_value(text: str) -> Any:
@@ -117,6 +126,16 @@ def parse_value(text: str) -> Any:
     return ast.literal_eval(text)
   except (ValueError, SyntaxError):
     return text
+
+
+def override_all(config: Config, overrides: Iterable[tuple[str, str]], schema: Schema) -> None:
+  """`override` for every (path, text): which plug-in a section holds first, whatever the order on the command line,
+  since that clears the knobs of another."""
+  def place(pair: tuple[str, str]) -> float:
+    section, _, knob = pair[0].rpartition(".")
+    return section.count(".") if knob == "name" or not section else math.inf
+  for path, text in sorted(overrides, key=place):
+    override(config, path, text, schema)
 
 
 def override(config: Config, path: str, text: str, schema: Schema) -> None:
@@ -143,6 +162,7 @@ def override(config: Config, path: str, text: str, schema: Schema) -> None:
     if not isinstance(node, dict | list):
       raise ConfigError(key, f"config.{'.'.join(parts[: i + 1])} is {node!r}, not a section")
   if isinstance(node, list):
+    _element(node, parts[-1], key)  # is there
     node[int(parts[-1])] = value
     return
   if parts[-1] == "name" and node.get("name") != value:
@@ -157,7 +177,13 @@ def _element(items: list, index: str, key: str) -> Any:
 
 
 def _nearest_path(parts: list[str], schema: Schema) -> str | None:
-  """The top-level key nearest to the first part, or a knob of that name one level down (`lr` -> optimizer.peak?)."""
+  """The section that has a knob of this name, whatever its plug-in, or calls it otherwise (lr -> optimizer.peak); else
+  the top-level key nearest to the first part."""
+  for name, section in schema.items():
+    functions = (*((section.function,) if section.function else ()), *section.shared)
+    known = {k: k for f in functions for k in plugins.knobs_of(f)} | dict(section.synonyms)
+    if len(parts) == 1 and parts[0] in known:
+      return f"config.{name}.{known[parts[0]]}"
   near = nearest_name(parts[0], schema)
   return None if near is None else ".".join(["config", near, *parts[1:]])
 

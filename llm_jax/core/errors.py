@@ -66,11 +66,17 @@ class DivergedError(LlmJaxError):
   exit_code = 1
 
 
+MOST_LAYERS = 10_000  # each is a step of Python when a network is laid out
+
+
 def check_counts(key: str, **counts: int | None) -> None:
-  """Raises ConfigError for a count below 1; None is no count. key: path of the section, e.g. `config.model`."""
+  """Raises ConfigError for a count below 1, or a depth beyond reason; None is no count. key: path of the section, e.g.
+  `config.model`."""
   for name, value in counts.items():
     if value is not None and value < 1:
       raise ConfigError(f"{key}.{name}", f"got {value}", accepted="a whole number from 1")
+    if value is not None and name.endswith("depth") and value > MOST_LAYERS:
+      raise ConfigError(f"{key}.{name}", f"got {value}", accepted=f"at most {MOST_LAYERS:,} layers")
 
 
 def nearest_name(name: str, valid: Iterable[str]) -> str | None:

@@ -21,8 +21,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import llm_jax
-from llm_jax.core.errors import ConfigError, nearest_name, unknown_name
+from llm_jax.core.errors import ConfigError, nearest_name, shorten, unknown_name
 
+LARGEST = 2**63 - 1  # whole number
+LARGEST_FLOAT = 3.4e38  # float32's
 ROOT = pathlib.Path(llm_jax.__file__).parent
 
 
@@ -102,7 +104,7 @@ def check_knobs(build: Callable, spec: Mapping[str, Any], key: str) -> dict[str,
   given = {k: v for k, v in spec.items() if k != "name"}
   for k, v in given.items():
     if k not in knobs:
-      raise ConfigError(f"{key}.{k}", f"unknown key (given {v!r})", nearest=nearest_name(k, knobs),
+      raise ConfigError(f"{key}.{k}", f"unknown key (given {shorten(repr(v), 80)})", nearest=nearest_name(k, knobs),
                         accepted=", ".join(sorted(knobs)) or "no keys")
     given[k] = check_type(v, knobs[k].annotation, f"{key}.{k}")
   for k, knob in knobs.items():
@@ -112,18 +114,32 @@ def check_knobs(build: Callable, spec: Mapping[str, Any], key: str) -> dict[str,
 
 
 def check_type(value: Any, annotation: Any, key: str) -> Any:
-  """`value` if it fits `annotation` (an int fits float; 1e5 fits int when whole; a list fits tuple).
+  """`value` if it fits `annotation` (an int fits float; 1e5 fits int when whole; a list fits tuple), with its elements.
 
   Raises:
-    ConfigError: otherwise, naming the type that is accepted.
+    ConfigError: otherwise, naming the type that is accepted; a number that is not finite or that no array can hold.
   """
   union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
   options = typing.get_args(annotation) if union else (annotation,)
   for option in options:
     fits, converted = _fit(value, option)
     if fits:
-      return converted
-  raise ConfigError(key, f"got {value!r} of type {type(value).__name__}", accepted=type_name(annotation))
+      return _checked_elements(converted, option, key)
+  raise ConfigError(key, f"got {shorten(repr(value), 120)} of type {type(value).__name__}",
+                    accepted=type_name(annotation))
+
+
+def _checked_elements(value: Any, option: Any, key: str) -> Any:
+  arguments = typing.get_args(option)
+  if isinstance(value, Mapping) and len(arguments) == 2:
+    return {k: check_type(v, arguments[1], f"{key}.{k}") for k, v in value.items()}
+  if isinstance(value, list | tuple) and arguments:  # list[X] or tuple[X, ...]
+    return type(value)(check_type(v, arguments[0], f"{key}[{i}]") for i, v in enumerate(value))
+  if isinstance(value, int) and abs(value) > LARGEST:
+    raise ConfigError(key, f"got {shorten(str(value), 40)}", accepted="a whole number of less than 64 bits")
+  if isinstance(value, float) and not abs(value) <= LARGEST_FLOAT:
+    raise ConfigError(key, f"got {value}", accepted="a finite number")
+  return value
 
 
 def _fit(value: Any, option: Any) -> tuple[bool, Any]:
@@ -142,7 +158,7 @@ def _fit(value: Any, option: Any) -> tuple[bool, Any]:
     return (isinstance(value, int) and not isinstance(value, bool)) or whole, int(value) if whole else value
   if kind is float:
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    return number, float(value) if number else value
+    return number, float(value) if number and abs(value) <= LARGEST_FLOAT else value
   if kind in (tuple, list):
     return isinstance(value, tuple | list), kind(value) if isinstance(value, tuple | list) else value
   if isinstance(kind, type) and issubclass(dict, kind):

@@ -154,7 +154,7 @@ def pacing_of(spec: str | Mapping[str, Any] | Sequence, *, start: float, end: fl
     if knob not in given:
       raise ConfigError(f"{key}.{knob}", f"pacing {name!r} needs it")
   start, end = (_number(v, f"{key.rpartition('.')[0]}.{side}") for v, side in ((start, "start"), (end, "end")))
-  stages = _checked_stages(given.pop("stages", ()), steps, f"{key}.stages")
+  stages = _checked_stages(given.pop("stages"), steps, f"{key}.stages") if "stages" in given else ()
   p = given.pop("p", POWERS.get(name, DEFAULT_P.get(name, 1.0)))
   if name in ("linear", "sqrt", "root") and (start < 0 or end < 0):
     raise ConfigError(key, f"pacing {name!r} from {start:g} to {end:g}", accepted="values >= 0")
@@ -195,8 +195,6 @@ def first_steps(stages: Sequence, steps: int, key: str) -> list[int]:
 
 
 def _checked_stages(stages: Sequence, steps: int, key: str) -> tuple[tuple[int, float], ...]:
-  if not stages:
-    return ()
   first = first_steps(stages, steps, key)
   return tuple((at, _number(stage[1], key)) for at, stage in zip(first, stages, strict=True))
 

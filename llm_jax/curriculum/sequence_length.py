@@ -56,7 +56,7 @@ class SequenceLength(Curriculum):
 
 def build(steps: int, batch: int, length: int, *, start: int = 64, until: float = 0.3,
           pacing: str | dict | list = "linear", mode: Literal["reshape", "truncate"] = "reshape",
-          keep: Keep | None = None, buckets: list | Literal["powers"] | int = "powers") -> SequenceLength:
+          keep: Keep | None = None, buckets: list[int] | Literal["powers"] | int = "powers") -> SequenceLength:
   """Rows grow from `start` tokens to the run's length.
 
   Args:

@@ -24,10 +24,12 @@ class ContinuedSource:
   fields: Mapping[str, str] = FIELDS | CONTINUES
   continued = True
 
-  def __init__(self, streams: Sequence[Stream], *, fingerprint: str, document_boundaries: bool = True, pad: int = 0):
-    """streams: one per domain. document_boundaries: mark documents; False is one plain stream. pad: unused id."""
+  def __init__(self, streams: Sequence[Stream], *, fingerprint: str, document_boundaries: bool = True, pad: int = 0,
+               what: str = ""):
+    """streams: one per domain. document_boundaries: mark documents; False is one plain stream. pad: unused id. what:
+    these data are, for messages."""
     self.streams, self.domains = tuple(streams), tuple(s.domain for s in streams)
-    self.boundaries, self.pad = document_boundaries, pad
+    self.boundaries, self.pad, self.what = document_boundaries, pad, what
     self.fingerprint = digest(fingerprint, "stream", document_boundaries)
 
   def take(self, step: int, plan: Plan, rows: slice | None = None) -> Batch:
@@ -42,8 +44,7 @@ class ContinuedSource:
     counts = np.array([s.size // plan.length for s in self.streams], np.int64)
     steps = int(counts.sum()) // plan.batch
     if not steps:
-      raise DataError(f"the training split has {counts.sum()} windows of {plan.length} tokens, fewer than one batch of "
-                      f"{plan.batch}: lower config.batch or config.length, or give more data")
+      raise too_little(self.what, int(counts.sum()), plan)
     lane = np.arange(plan.batch, dtype=np.int64)[rows or slice(None)]
     window = lane * steps + step % steps
     return fill(self.streams, counts, window, step % steps, plan.length, boundaries=self.boundaries, wrap=True,
@@ -52,6 +53,13 @@ class ContinuedSource:
   def windows(self, length: int) -> dict[str, int]:
     """{domain: windows of `length` tokens}."""
     return {s.domain: s.size // length for s in self.streams}
+
+
+def too_little(what: str, windows: int, plan: Plan) -> DataError:
+  """The training split of `what` has fewer windows than the plan has rows."""
+  of = f" of {what}" if what else ""
+  return DataError(f"the training split{of} has {windows} windows of {plan.length} tokens, fewer than one batch of "
+                   f"{plan.batch}\n  lower config.train.batch_size or config.train.length, or give more data")
 
 
 def fill(streams: Sequence[Stream], counts: np.ndarray, window: np.ndarray, time: int, length: int, *,

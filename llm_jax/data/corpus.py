@@ -25,7 +25,7 @@ from llm_jax.data.token_store import Stream
 from llm_jax.data.windows import EvaluationSource, TrainSource
 
 FORMAT = 1  # of the token store; a new number makes every store anew
-MixtureKnob = dict | Literal["proportional", "equal"]
+MixtureKnob = dict[str, float] | Literal["proportional", "equal"]
 TOKENIZER = {"name": "sentencepiece"}
 
 
@@ -170,18 +170,18 @@ def _serve(context: DataContext, source: DocumentSource, rules: Rules, tokenizer
   evals = {"validation": evaluation(validation)}
   if len(validation) > 1:
     evals |= {f"validation/{s.domain}": evaluation([s]) for s in validation}
-  serving: Any = _continued(train, rules, key, pad) if continued else TrainSource(
+  serving: Any = _continued(train, rules, key, pad, source.description) if continued else TrainSource(
       train, fingerprint=key, seed=context.seed, packing=rules.packing, mixture=mixture,
-      document_boundaries=rules.document_boundaries, pad=pad)
+      document_boundaries=rules.document_boundaries, pad=pad, what=source.description)
   description = describe(source.description, tokenizer, streams, report)
   return Corpus(tokenizer, serving, evals, serving.fingerprint, description, report, tuple(streams))
 
 
-def _continued(train: list[Stream], rules: Rules, key: str, pad: int) -> ContinuedSource:
+def _continued(train: list[Stream], rules: Rules, key: str, pad: int, what: str) -> ContinuedSource:
   if rules.mixture != "proportional":
     raise ConfigError("config.data.mixture", f"{rules.mixture!r} picks among windows that packing='stream' serves in "
                       "their order", accepted="'proportional', or another packing")
-  return ContinuedSource(train, fingerprint=key, document_boundaries=rules.document_boundaries, pad=pad)
+  return ContinuedSource(train, fingerprint=key, document_boundaries=rules.document_boundaries, pad=pad, what=what)
 
 
 def describe(what: str, tokenizer: tokenizers.Tokenizer, streams: list[Stream], report: pathlib.Path | None) -> str:

@@ -59,7 +59,7 @@ def make_task(random: np.random.Generator, size: int, *, classes: tuple[Class, .
   return Task(answers, examples(slice(shots)), examples(slice(shots, None)))
 
 
-def split(names: list[str], held_out: float | list | tuple) -> tuple[list[str], list[str]]:
+def split(names: list[str], held_out: float | list[str] | tuple[str, ...]) -> tuple[list[str], list[str]]:
   """Class names to train on and to hold out: the listed ones, or a fraction of all, chosen by hash.
 
   Raises:
@@ -78,7 +78,7 @@ def split(names: list[str], held_out: float | list | tuple) -> tuple[list[str], 
 
 
 def build(context: DataContext, *, text: dict, form: Form = "episodes", channel: bool = False, ways: int = 2,
-          shots: int = 4, query: int = 4, held_out: float | list | tuple = 0.3,
+          shots: int = 4, query: int = 4, held_out: float | list[str] | tuple[str, ...] = 0.3,
           labels: Literal["names", "arbitrary"] = "names", between: str = "\n", after: str = "\n\n",
           eval_tasks: int = 64) -> Corpus:
   """Few-shot episodes over the classes of a text.

@@ -28,9 +28,10 @@ SHORTEST_DOCSTRING = 80
 FALLBACK = pathlib.Path(__file__).parent / "fallback"
 
 
-def build(context: DataContext, *, domains: tuple = ("prose", "code"), text: Literal["auto", "fallback"] = "auto",
-          tokenizer: dict | None = None, mixture: MixtureKnob = "equal", validation_fraction: float = 0.05,
-          packing: Packing = "concat", document_boundaries: bool = True, bos: bool = True, eod: bool = True) -> Corpus:
+def build(context: DataContext, *, domains: tuple[str, ...] = ("prose", "code"),
+          text: Literal["auto", "fallback"] = "auto", tokenizer: dict | None = None, mixture: MixtureKnob = "equal",
+          validation_fraction: float = 0.05, packing: Packing = "concat", document_boundaries: bool = True,
+          bos: bool = True, eod: bool = True) -> Corpus:
   """Python's standard library as a two-domain corpus.
 
   Args:

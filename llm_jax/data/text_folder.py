@@ -21,8 +21,9 @@ from llm_jax.data.text_files import SUFFIXES, Columns, is_readable, read_file
 ONE_DOMAIN = "text"
 
 
-def build(context: DataContext, *, path: str, files: str = "*", domains: Literal["folders", "one"] | dict = "folders",
-          text_column: str = "text", domain_column: str | None = None, difficulty_column: str | None = None,
+def build(context: DataContext, *, path: str, files: str = "*",
+          domains: Literal["folders", "one"] | dict[str, str] = "folders", text_column: str = "text",
+          domain_column: str | None = None, difficulty_column: str | None = None,
           validation_path: str | None = None, tokenizer: dict | None = None,
           mixture: MixtureKnob = "proportional", validation_fraction: float = 0.05, split: SplitMode = "auto",
           packing: Packing = "concat", document_boundaries: bool = True, bos: bool = True, eod: bool = True,
@@ -91,7 +92,9 @@ class TextFolder:
 
 
 def _listing(root: str, pattern: str, domains: str | dict, key: str) -> Iterator[tuple[pathlib.Path, str, str]]:
-  """(file, path below the root, domain) of the readable files, in order of path."""
+  """(file, path below the root, domain) of the readable files, in order of path; a link that leads nowhere is one."""
+  if not root:  # which pathlib takes for the folder that we are in
+    raise ConfigError(key, "got ''", accepted="a folder or a file")
   folder = pathlib.Path(root)
   if not folder.exists():
     raise ConfigError(key, f"no such file or folder: {root}")
@@ -102,7 +105,8 @@ def _listing(root: str, pattern: str, domains: str | dict, key: str) -> Iterator
     if domain is not None:
       yield folder, folder.name, domain
     return
-  names = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file() and is_readable(p))
+  names = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*")
+                 if is_readable(p) and (p.is_file() or (p.is_symlink() and not p.exists())))
   for name in names:
     hidden = any(part.startswith(".") for part in name.split("/"))
     domain = _domain(name, domains)

@@ -17,7 +17,7 @@ from llm_jax.core.errors import ConfigError, DataError
 from llm_jax.core.types import Batch, Plan
 from llm_jax.data import packing as packings
 from llm_jax.data.admission import Order, admitted
-from llm_jax.data.continued import CONTINUES, fill
+from llm_jax.data.continued import CONTINUES, fill, too_little
 from llm_jax.data.fingerprint import digest
 from llm_jax.data.mixture import Mixture
 from llm_jax.data.packing import Packing, Table
@@ -33,10 +33,10 @@ class TrainSource:
 
   def __init__(self, streams: Sequence[Stream], *, fingerprint: str, seed: int, packing: Packing = "concat",
                document_boundaries: bool = True, mixture: Mapping[str, float] | None = None, pad: int = 0,
-               order: Order | None = None):
+               order: Order | None = None, what: str = ""):
     """streams: one per domain. mixture: weight of each domain, None for every window alike (in proportion to size).
     pad: id written where segment_ids is 0. order: windows by difficulty, for plans that admit only a part.
-    fingerprint: of the streams.
+    fingerprint: of the streams. what: these data are, for messages.
 
     Raises:
       ConfigError: mixture weights that do not fit, or boundaries off with a packing that needs them.
@@ -46,6 +46,7 @@ class TrainSource:
                         accepted="True, or packing='concat'")
     self.streams, self.domains = tuple(streams), tuple(s.domain for s in streams)
     self.seed, self.packing, self.boundaries, self.pad, self.order = seed, packing, document_boundaries, pad, order
+    self.what = what
     self.mixture = dict(mixture) if mixture is not None else None
     if self.mixture is not None:
       Mixture.of(self.mixture, self.domains)
@@ -129,8 +130,7 @@ class TrainSource:
     """(domains,) windows that the plan lets in."""
     counts = np.array(list(self.windows(plan.length).values()), np.int64)
     if counts.sum() < plan.batch:
-      raise DataError(f"the training split has {counts.sum()} windows of {plan.length} tokens, fewer than one batch of "
-                      f"{plan.batch}: lower config.batch or config.length, or give more data")
+      raise too_little(self.what, int(counts.sum()), plan)
     return np.array([admitted(self.order, name, plan.length, int(count), plan.admit)
                      for name, count in zip(self.domains, counts, strict=True)])
 

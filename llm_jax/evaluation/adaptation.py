@@ -38,6 +38,8 @@ def build(*, steps: tuple[int, ...] | None = None, lr: float | None = None) -> A
       learner that reads episodes and does not adapt to them (reweight).
     lr: rate of plain gradient descent, for a learner that has no inner loop; a meta-learner is measured by its own.
   """
+  if lr is not None and not lr > 0:
+    raise ConfigError("config.adaptation.lr", f"got {lr}", accepted="a rate above 0, or None")
   if steps is None:
     return Adaptation(USUAL, lr, chosen=False)
   if not steps or min(steps) < 0:

@@ -137,7 +137,7 @@ def check(config: BertConfig) -> BertConfig:
     ConfigError: they do not, or an activation or remat policy is unknown.
   """
   check_counts("config.model", width=config.width, depth=config.depth, heads=config.heads, hidden=config.hidden,
-               positions=config.positions, embed_width=config.embed_width)
+               positions=config.positions, embed_width=config.embed_width, labels=config.labels)
   check_rate(config.dropout)
   if config.width % config.heads:
     raise ConfigError("config.model.heads", f"{config.heads} heads do not divide width {config.width}",

@@ -85,7 +85,7 @@ VARIANTS: dict[str, dict] = {
 def check(c: DebertaConfig) -> None:
   """Raises ConfigError for a config that no network can have."""
   check_counts("config.model", width=c.width, depth=c.depth, heads=c.heads, hidden=c.hidden, positions=c.positions,
-               embed_width=c.embed_width, convolution_groups=c.convolution_groups)
+               embed_width=c.embed_width, convolution_groups=c.convolution_groups, labels=c.labels)
   check_rate(c.dropout)
   refuse = lambda key, problem, accepted: ConfigError(f"config.model.{key}", problem, accepted=accepted)
   if c.width % c.heads:

@@ -167,7 +167,7 @@ def from_config(config: DecoderConfig) -> Model:
     ConfigError: sizes that do not fit together, an unknown activation, rope scaling or remat policy.
   """
   check_counts("config.model", width=config.width, depth=config.depth, heads=config.heads, kv_heads=config.kv_heads,
-               head_width=config.head_width, hidden=config.hidden, window=config.window)
+               head_width=config.head_width, hidden=config.hidden, window=config.window, labels=config.labels)
   check_rate(config.dropout)
   if config.heads % config.kv_heads:
     raise ConfigError("config.model.kv_heads", f"{config.kv_heads} key heads do not divide {config.heads} heads",

@@ -177,7 +177,7 @@ def from_config(config: ErnieKnowledgeConfig) -> Model:
 
 
 def build(vocab_size: int, length: int, *, variant: str = "base", width: int | None = None, heads: int | None = None,
-          hidden: int | None = None, layers: tuple | None = None, entity_width: int | None = None,
+          hidden: int | None = None, layers: tuple[str, ...] | None = None, entity_width: int | None = None,
           entity_heads: int | None = None, positions: int | None = None, head: Head = "pretraining", labels: int = 2,
           dropout: float = 0.0, dtype: Literal["float32", "bfloat16"] = "float32", remat: str = "none",
           scan: bool = True, attention: Implementation = "auto") -> Model:

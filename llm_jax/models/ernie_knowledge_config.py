@@ -53,7 +53,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 def check(c: ErnieKnowledgeConfig) -> None:
   """Raises ConfigError for a config that no network can have."""
   check_counts("config.model", width=c.width, heads=c.heads, hidden=c.hidden, positions=c.positions, types=c.types,
-               entity_width=c.entity_width, entity_heads=c.entity_heads)
+               entity_width=c.entity_width, entity_heads=c.entity_heads, labels=c.labels)
   check_rate(c.dropout)
   for name, heads, width in (("heads", c.heads, c.width), ("entity_heads", c.entity_heads, c.entity_width)):
     if width % heads:

@@ -175,7 +175,7 @@ def from_config(config: GPTConfig) -> Model:
     ConfigError: sizes that do not fit together, an unknown activation or remat policy.
   """
   check_counts("config.model", width=config.width, depth=config.depth, heads=config.heads, hidden=config.hidden,
-               positions=config.positions, band=config.band)
+               positions=config.positions, band=config.band, labels=config.labels)
   check_rate(config.residual_dropout)
   if config.width % config.heads:
     raise ConfigError("config.model.heads", f"{config.heads} heads do not divide width {config.width}",

@@ -208,7 +208,7 @@ def from_config(config: T5Config) -> Model:
     ConfigError: sizes that do not fit together, an unknown activation or remat policy.
   """
   check_counts("config.model", width=config.width, depth=config.depth, decoder_depth=config.decoder_depth,
-               heads=config.heads, head_width=config.head_width, hidden=config.hidden)
+               heads=config.heads, head_width=config.head_width, hidden=config.hidden, labels=config.labels)
   check_rate(config.dropout)
   if config.buckets < 4 or config.buckets % 2:
     raise ConfigError("config.model.buckets", f"got {config.buckets}", accepted="an even number from 4")

@@ -213,7 +213,7 @@ def from_config(config: XLNetConfig) -> Model:
     ConfigError: sizes that do not fit together, an unknown activation, head or remat policy.
   """
   check_counts("config.model", width=config.width, depth=config.depth, heads=config.heads, hidden=config.hidden,
-               head_width=config.head_width)
+               head_width=config.head_width, labels=config.labels)
   check_rate(config.dropout)
   if config.head_width is None and config.width % config.heads:
     raise ConfigError("config.model.heads", f"{config.heads} heads do not divide width {config.width}",

@@ -125,7 +125,8 @@ def schedule(*, peak: float, total: int, warmup: float = 0.0, decay: str = "cosi
   if not 0 <= end <= 1 or (decay == "range_test" and end == 0):
     raise ConfigError(f"{key}.end", f"got {end}", accepted="a fraction of peak from 0 to 1 (range_test: not 0)")
   rising = _steps(warmup, total, f"{key}.warmup")
-  cooling = _steps(cooldown, total, f"{key}.cooldown") if decay in ("wsd", "halve") else 0
+  cooling = _steps(cooldown, total, f"{key}.cooldown")
+  cooling = cooling if decay in ("wsd", "halve") else 0
   if halvings < 1:
     raise ConfigError(f"{key}.halvings", f"got {halvings}", accepted="a whole number from 1")
   if rising + cooling > total:

@@ -61,8 +61,8 @@ class DoRALinear(lora.LoRALinear):
 
 
 def build(*, rank: int = 8, alpha: float = 16.0, targets: str = r"attention\.(query|value)$",
-          train: str | None = None, stabilised: bool = False, ranks: dict | None = None,
-          alphas: dict | None = None) -> Method:
+          train: str | None = None, stabilised: bool = False, ranks: dict[str, int] | None = None,
+          alphas: dict[str, float] | None = None) -> Method:
   """DoRA.
 
   Args:

@@ -54,4 +54,6 @@ def build(*, metric: str = "eval/loss", mode: Literal["min", "max"] = "min", pat
   """
   if patience < 1:
     raise ConfigError("config.early_stopping.patience", f"got {patience}", accepted="a whole number from 1")
+  if least < 0:
+    raise ConfigError("config.early_stopping.least", f"got {least}", accepted="a number from 0")
   return EarlyStopping(metric, mode, patience, least)

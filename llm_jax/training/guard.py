@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from llm_jax.core.errors import ConfigError
 
 GuardState = dict[str, jax.Array]
+LONGEST = 1_000_000  # window
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,6 +64,8 @@ def build(*, window: int = 128, sigmas: float = 6.0, max_skips: int = 10) -> Gua
   for name, value, least in (("window", window, 0), ("sigmas", sigmas, 0), ("max_skips", max_skips, 1)):
     if value < least:
       raise ConfigError(f"config.guard.{name}", f"got {value}", accepted=f"at least {least}")
+  if window > LONGEST:
+    raise ConfigError("config.guard.window", f"got {window}", accepted=f"at most {LONGEST:,} steps, which are kept")
   return Guard(window, sigmas, max_skips)
 
 

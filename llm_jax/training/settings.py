@@ -133,7 +133,7 @@ class Sample:
   top_k: int | None
 
 
-def sample(*, every: int = 0, prompts: tuple = ("",), tokens: int = 128, temperature: float = 0.8,
+def sample(*, every: int = 0, prompts: tuple[str, ...] = ("",), tokens: int = 128, temperature: float = 0.8,
            top_k: int | None = 50) -> Sample:
   """Texts written during training, for the report.
 

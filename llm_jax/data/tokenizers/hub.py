@@ -26,13 +26,15 @@ USUAL = {
 }
 
 
-def build(context: Any, *, path: str, special: dict | None = None) -> "_Recipe":
+def build(context: Any, *, path: str, special: dict[str, str] | None = None) -> "_Recipe":
   """A tokenizer from a Hugging Face checkpoint folder.
 
   Args:
     path: a tokenizer.json file, or a folder that holds one, or vocab.txt, vocab.json and merges.txt, or spiece.model.
     special: {role: token}, e.g. {'eod': '<|endoftext|>'}; added to, and winning over, what the folder says.
   """
+  if not path:  # which pathlib takes for the folder that we are in
+    raise ConfigError("config.data.tokenizer.path", "got ''", accepted="a tokenizer.json file, or a folder")
   file = pathlib.Path(path)
   folder = file if file.is_dir() else file.parent
   content = older_files.find(folder) if file.is_dir() else file.read_bytes() if file.is_file() else None

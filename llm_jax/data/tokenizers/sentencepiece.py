@@ -9,6 +9,7 @@ import functools
 import heapq
 import io
 import json
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
@@ -64,9 +65,20 @@ class _Recipe:
           unk_id=LAYOUT["unk"], bos_id=LAYOUT["bos"], eos_id=LAYOUT["eos"], pad_id=LAYOUT["pad"],
           control_symbols=[f"<{role}>" for role, i in LAYOUT.items() if i > 3], minloglevel=2, **self._options)
     except (RuntimeError, OSError) as e:
-      raise ConfigError("config.data.tokenizer.vocab_size", f"SentencePiece cannot train {self._vocab_size} pieces",
-                        accepted=str(e).splitlines()[-1].strip()) from e
+      raise self._untrainable(str(e)) from e
     return SentencePieceTokenizer(model.getvalue(), self._sentinels)
+
+  def _untrainable(self, said: str) -> ConfigError:
+    """What the library said, in words of the config: the most or the fewest ids that this text allows."""
+    key, got = "config.data.tokenizer.vocab_size", f"got {self._vocab_size + self._sentinels}, "
+    if most := re.search(r"too high.*<= (\d+)", said):
+      return ConfigError(key, f"{got}more than this text can fill",
+                         accepted=f"at most {int(most.group(1)) + self._sentinels}, or more text")
+    if least := re.search(r"smaller than required_chars\. \d+ vs (\d+)", said):
+      return ConfigError(key, f"{got}fewer than the characters of this text need",
+                         accepted=f"at least {int(least.group(1)) + self._sentinels}, or a lower character_coverage")
+    return ConfigError(key, f"{got}which SentencePiece cannot train: {said.splitlines()[-1].strip()}",
+                       accepted="another size, or more text")
 
 
 class SentencePieceTokenizer(Tokenizer):
