@@ -13,20 +13,23 @@ from typing import Any
 from absl import flags
 
 from llm_jax import doors
-from llm_jax.core.errors import ConfigError
+from llm_jax.core.errors import ConfigError, unknown_name
+
+READ_BY = {"dtype": "hf", "max_shard_mb": "hf", "base": "adapter"}  # flags of one format
 
 
 def define(values: flags.FlagValues) -> None:
   """The flags of this door."""
   flags.DEFINE_string("from", None, "Workdir of a run, or a Hugging Face folder.", flag_values=values)
-  flags.DEFINE_string("to", None, "Folder to write.", flag_values=values)
+  flags.DEFINE_string("to", None, "Folder to write, new or empty.", flag_values=values)
   flags.DEFINE_enum("format", "hf", ["hf", "workdir", "adapter"], "What to write: a Hugging Face folder, a run's "
                     "workdir, or what a run's PEFT method trained alone, as peft reads it.", flag_values=values)
   flags.DEFINE_string("base", "", "Of an adapter: what it calls its base model, a folder seen from its own or a name.",
                       flag_values=values)
   flags.DEFINE_string("dtype", "float32", "Of the stored tensors: float32, bfloat16, float16.", flag_values=values)
-  flags.DEFINE_integer("max_shard_mb", 5000, "Largest weight file.", flag_values=values)
-  flags.DEFINE_integer("step", None, "Checkpoint of the run; default the newest good one.", flag_values=values)
+  flags.DEFINE_integer("max_shard_mb", 5000, "Largest weight file.", lower_bound=1, flag_values=values)
+  flags.DEFINE_integer("step", None, "Checkpoint of the run; default the newest good one.", lower_bound=0,
+                       flag_values=values)
   flags.DEFINE_bool("ema", False, "The averaged weights of the run.", flag_values=values)
   flags.DEFINE_bool("check", False, "Read the result back and print what agrees.", flag_values=values)
 
@@ -35,17 +38,16 @@ def main(values: Any, overrides: doors.Overrides) -> int:
   """Reads, writes, and checks if asked to. 0 if all is equal."""
   if overrides:
     raise ConfigError(f"--config.{overrides[0][0]}", "this door takes no config", accepted="--from and --to")
-  for flag in ("from", "to"):
-    if not values[flag].value:
-      raise ConfigError(f"--{flag}", "required but not given", accepted="a folder")
-  source, target = pathlib.Path(values["from"].value), pathlib.Path(values.to)
-  if target.exists() and target.resolve() == source.resolve():
-    raise ConfigError("--to", f"{str(target)!r} is the folder that is read", accepted="another folder")
+  source, target = folders(values)
+  check_flags(source, values)
   if values.format == "adapter":
     write_adapter(target, source, values)
     print(f"wrote {target}")
     return 0
   trained = read(source, values.step, values.ema)
+  if trained[0].made_of is not None:
+    raise ConfigError("--format", f"got {values.format!r}, but {source} has an adapter that cannot be merged "
+                      f"({trained[0].made_of[0].name})", accepted="--format=adapter")
   if values.format == "workdir":
     write_workdir(target, source, *trained)
   else:
@@ -61,6 +63,45 @@ def main(values: Any, overrides: doors.Overrides) -> int:
       print(f"{name:<24} {'equal' if equal else 'DIFFERENT':<10} {detail}")
       agreed &= equal
   return 0 if agreed else 1
+
+
+def folders(values: Any) -> tuple[pathlib.Path, pathlib.Path]:
+  """The folder to read and the one to write.
+
+  Raises:
+    ConfigError: one is not given, there is nothing to read, or the other holds something or cannot be written.
+  """
+  from llm_jax.training import given_paths
+
+  for flag in ("from", "to"):
+    if not values[flag].value:
+      raise ConfigError(f"--{flag}", "required but not given", accepted="a folder")
+  source, target = pathlib.Path(values["from"].value), pathlib.Path(values.to)
+  if not source.is_dir():
+    raise ConfigError("--from", f"no such folder {str(source)!r}", accepted="a run, or a Hugging Face folder")
+  if target.resolve() == source.resolve():
+    raise ConfigError("--to", f"{str(target)!r} is the folder that is read", accepted="another folder")
+  given_paths.check_empty(target, "--to")
+  given_paths.check_folder(target, "--to")
+  return source, target
+
+
+def check_flags(source: pathlib.Path, values: Any) -> None:
+  """Raises ConfigError for a flag that this format or this source does not read, or a dtype that is not known."""
+  from llm_jax import pretrained
+  from llm_jax.hub.folder import DTYPES
+
+  for flag, reader in READ_BY.items():
+    if values[flag].value != values[flag].default and values.format != reader:
+      raise ConfigError(f"--{flag}", f"given, and --format={values.format} does not read it",
+                        accepted=f"with --format={reader}")
+  for flag in ("step", "ema"):
+    if values[flag].value != values[flag].default and not pretrained.is_workdir(source):
+      raise ConfigError(f"--{flag}", f"given, and {str(source)!r} is no run", accepted="with a run as --from")
+  if values.dtype not in DTYPES:
+    raise unknown_name("--dtype", values.dtype, DTYPES, what="dtype")
+  if values.check and values.format == "adapter":
+    raise ConfigError("--check", "compares whole models", accepted="--format=hf or --format=workdir")
 
 
 def written(target: pathlib.Path, model: Any, params: dict[str, Any], tokenizer: Any,
@@ -80,7 +121,7 @@ def read(source: pathlib.Path, step: int | None, ema: bool) -> tuple[Any, dict[s
   """Model, parameters and tokenizer of a run or a Hugging Face folder.
 
   Raises:
-    ConfigError: the folder holds neither.
+    ConfigError: the folder holds neither. DataError, CheckpointError: it is damaged.
   """
   from llm_jax import hub, pretrained
 
@@ -96,13 +137,13 @@ def write_adapter(target: pathlib.Path, source: pathlib.Path, values: Any) -> No
   """The adapter of a run, alone.
 
   Raises:
-    ConfigError: the source is no run, its model has no adapter, or --check, which compares whole models.
+    ConfigError: the source is no run, or its model has no adapter.
   """
   from llm_jax import hub, pretrained
 
-  if values.check:
-    raise ConfigError("--check", "compares whole models", accepted="--format=hf or --format=workdir")
   model, params, _ = pretrained.from_workdir(source, step=values.step, ema=values.ema, key="--from", merged=False)
+  if model.made_of is None:
+    raise ConfigError("--format", f"got 'adapter', but {source} has none", accepted="--format=hf, or a run with PEFT")
   hub.save_adapter(target, model, params, base=values.base)
 
 
@@ -111,7 +152,7 @@ def write_workdir(target: pathlib.Path, source: pathlib.Path, model: Any, params
   """A workdir that `generate` reads and that training can start from: config, tokenizer, checkpoint 0.
 
   Raises:
-    ConfigError: no tokenizer to write, or the folder holds something already.
+    ConfigError: no tokenizer to write. DataError: a damaged one. Nothing is written then.
   """
   import json
 
@@ -126,11 +167,10 @@ def write_workdir(target: pathlib.Path, source: pathlib.Path, model: Any, params
   if tokenizer is None or not (source / "tokenizer.json").is_file():
     raise ConfigError("--from", f"{str(source)!r} has no tokenizer.json, which a workdir needs",
                       accepted="a Hugging Face folder with its tokenizer, or --format=hf")
-  if target.exists() and any(target.iterdir()):
-    raise ConfigError("--to", f"{str(target)!r} is not empty", accepted="a new folder")
   said = family_of_config(model.config).config_to_hf(model.config)
+  made = hub_tokenizer.build(None, path=str(source)).train([])
   (target / "tokenizer").mkdir(parents=True)
-  hub_tokenizer.build(None, path=str(source)).train([]).save(target / "tokenizer")
+  made.save(target / "tokenizer")
   state = TrainState(step=jnp.zeros((), jnp.int32), key=jax.random.key(0), params=params, frozen={}, opt_state=(),
                      ema={}, guard={})
   with Checkpoints(target / "checkpoints", asynchronous=False) as checkpoints:

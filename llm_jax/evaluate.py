@@ -35,10 +35,14 @@ def main(values: Any, overrides: doors.Overrides) -> int:
   if values.workdir is None:
     raise ConfigError("--workdir", "required but not given", accepted="the folder of a run")
   from llm_jax import experiment, few_shot, pretrained
+  from llm_jax.training import given_paths
   from llm_jax.training.weights import load_params
 
+  workdir = pretrained.run_folder(values.workdir)
+  out = None if values.out is None else pathlib.Path(values.out)
+  if out is not None:
+    given_paths.check_file(out, "--out")
   config = doors.read_config(values.config, values.workdir, overrides, experiment.SCHEMA)
-  workdir = pathlib.Path(values.workdir)
   run = experiment.build(config)
   found = load_params(workdir / "checkpoints", step=values.step, ema=values.ema, frozen=True,
                       expected=run.abstract_state.params)
@@ -50,9 +54,10 @@ def main(values: Any, overrides: doors.Overrides) -> int:
   learned = few_shot.report(run, found.params, found.frozen, values.seeds) if values.seeds else {}
   if learned:
     print(few_shot.table(learned, values.seeds))
-  if values.out:
+  if out is not None:
     document = {"step": found.step, **measured, **({"few_shot": learned} if learned else {})}
-    pathlib.Path(values.out).write_text(json.dumps(document, indent=2) + "\n", "utf-8")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(document, indent=2) + "\n", "utf-8")
   return 0
 
 

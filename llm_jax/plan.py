@@ -45,12 +45,14 @@ def main(values: Any, overrides: doors.Overrides) -> int:
   """Reads the config, then plans it for a topology or shows its schedules."""
   if values.topology not in (None, "local"):  # the local accelerator, if there is one, has no part in this
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
-  from llm_jax import experiment
+  from llm_jax import experiment, pretrained
 
   if values.schedule and (values.topology is not None or values.search):
     raise ConfigError("--schedule", "given beside --topology or --search", accepted="one of them at a time")
   if not values.schedule and values.topology is None:
     raise ConfigError("--topology", "required but not given", accepted="v5e:2x4, v5p:4x4x4, local, ...; or --schedule")
+  if values.config is None and values.workdir is not None:
+    pretrained.run_folder(values.workdir)
   config = doors.read_config(values.config, values.workdir, overrides, experiment.SCHEMA)
   return show_schedules(config, values.out) if values.schedule else show_plan(config, values)
 
@@ -71,6 +73,7 @@ def show_plan(config: Any, values: Any) -> int:
     found = planned(config, target, values.vocab_size, title)
     print(text.describe(found))
   if out is not None:
+    out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(found, indent=1) + "\n", "utf-8")
     print(out)
   return 0
@@ -204,17 +207,20 @@ def show_schedules(config: Any, out: str | None) -> int:
     return 0
   from llm_jax.training import schedule_figure
 
+  path.parent.mkdir(parents=True, exist_ok=True)
   schedule_figure.draw(found).savefig(path)
   print(path)
   return 0
 
 
 def _file(name: str | None, kinds: tuple[str, ...]) -> pathlib.Path | None:
+  from llm_jax.training import given_paths
+
   path = None if name is None else pathlib.Path(name)
   if path is not None and path.suffix not in kinds:
     raise ConfigError("--out", f"got {name!r}", accepted=f"a file that ends in {' or '.join(kinds)}")
   if path is not None:
-    path.parent.mkdir(parents=True, exist_ok=True)
+    given_paths.check_file(path, "--out")
   return path
 
 

@@ -8,12 +8,14 @@ import jax
 from absl import logging
 
 from llm_jax.core import plugins
-from llm_jax.core.errors import CheckpointError, ConfigError
+from llm_jax.core.errors import CheckpointError, ConfigError, DataError
+from llm_jax.core.hugging_face import read_config
 from llm_jax.core.model import EXTRA, Model
 from llm_jax.core.names import difference
 from llm_jax.data import tokenizers
-from llm_jax.training.session import saved_config
+from llm_jax.training.good_steps import local_path, newest_good
 from llm_jax.training.weights import load_params
+from llm_jax.training.workdir import saved_config
 
 LABELS = "classifier."  # how the names of a head over labels begin
 HEADS = ("head.", LABELS)  # those of all that reads the last hidden states
@@ -25,6 +27,42 @@ def is_workdir(path: pathlib.Path) -> bool:
   return (path / "checkpoints").is_dir()
 
 
+def run_folder(given: str, key: str = "--workdir") -> pathlib.Path:
+  """The folder of a run.
+
+  Raises:
+    ConfigError: there is none, or it holds no run. DataError: its config.json is damaged, and there are no checkpoints.
+  """
+  folder = pathlib.Path(given)
+  if not folder.is_dir():
+    raise ConfigError(key, f"no such folder {given!r}", accepted="the workdir of a run")
+  if not is_workdir(folder) and saved_config(folder, key) is None:
+    raise ConfigError(key, f"{given!r} holds no run", accepted="a folder with config.json and checkpoints/")
+  return folder
+
+
+def check_source(source: str, key: str = "--init_from") -> None:
+  """Whether there is something to start from, without reading the weights.
+
+  Raises:
+    ConfigError: no such folder, or it holds neither a run nor a model. CheckpointError: no good checkpoint, or no
+      readable weights.
+  """
+  path, accepted = pathlib.Path(source), "the workdir of a run, or a Hugging Face folder"
+  if not path.is_dir():
+    raise ConfigError(key, f"no such folder {source!r}", accepted=accepted)
+  if is_workdir(path):
+    if newest_good(local_path(path / "checkpoints"), "size", set_aside=False) is None:
+      raise CheckpointError(f"{path / 'checkpoints'}: no checkpoint there")
+  elif (path / "config.json").is_file():
+    from llm_jax.hub.safetensors_files import Weights
+
+    read_config(path / "config.json")
+    Weights(path)
+  else:
+    raise ConfigError(key, f"{source!r} holds neither checkpoints/ nor config.json", accepted=accepted)
+
+
 def initial(source: str, model: Model, key: str = "--init_from") -> dict[str, Any]:
   """The parameters of `source` for `model`; a head that only one of the two has is left out, and so starts afresh.
 
@@ -32,19 +70,15 @@ def initial(source: str, model: Model, key: str = "--init_from") -> dict[str, An
     ConfigError: no such folder, or it holds neither a run nor a model. CheckpointError: its names or shapes are not
       the model's.
   """
+  check_source(source, key)
   path = pathlib.Path(source)
-  if not path.is_dir():
-    raise ConfigError(key, f"no such folder {source!r}", accepted="the workdir of a run, or a Hugging Face folder")
   if is_workdir(path):
     found = load_params(path / "checkpoints", frozen=True)
     params: Mapping[str, jax.Array] = own({**found.params, **found.frozen})
-  elif (path / "config.json").is_file():
+  else:
     from llm_jax import hub
 
     params = hub.load(path)[1]
-  else:
-    raise ConfigError(key, f"{source!r} holds neither checkpoints/ nor config.json",
-                      accepted="the workdir of a run, or a Hugging Face folder")
   params, new = without_other_head(params, model)
   check_fits({**params, **{n: model.shapes[n] for n in new}}, model, source)
   return dict(params)
@@ -91,13 +125,13 @@ def from_workdir(workdir: pathlib.Path, *, step: int | None = None, ema: bool = 
     merged: False keeps an adapter apart.
 
   Raises:
-    ConfigError: the folder holds no run. CheckpointError: no usable checkpoint.
+    ConfigError: the folder holds no run. DataError: its config.json is damaged. CheckpointError: no usable checkpoint.
   """
-  config = saved_config(workdir)
+  config = saved_config(workdir, key)
   if config is None or not is_workdir(workdir):
     raise ConfigError(key, f"{str(workdir)!r} holds no run", accepted="a folder with config.json and checkpoints/")
   tokenizer = tokenizers.load(workdir / "tokenizer")
-  model = plugins.bind("models", config["model"], "config.model")(tokenizer.vocab_size, config["train"]["length"])
+  model = plugins.bind("models", config["model"], "config.model")(tokenizer.vocab_size, _length(config, workdir))
   found = load_params(workdir / "checkpoints", step=step, ema=ema, frozen=True)
   params = own({**found.params, **found.frozen})
   if config.get("peft") is not None:
@@ -108,6 +142,14 @@ def from_workdir(workdir: pathlib.Path, *, step: int | None = None, ema: bool = 
       params = method.merge(params)
   check_fits(params, model, str(workdir))
   return model, params, tokenizer
+
+
+def _length(config: Mapping[str, Any], workdir: pathlib.Path) -> int:
+  train = config.get("train")
+  length = train.get("length") if isinstance(train, Mapping) else None
+  if not isinstance(length, int):
+    raise DataError(f"{workdir / 'config.json'}: not the config of a run, which has a number train.length")
+  return length
 
 
 def from_hub(folder: pathlib.Path, key: str = "--hf") -> Trained:

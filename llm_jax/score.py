@@ -8,6 +8,7 @@ The folder holds, for each length and domain, one score per row and the rows fro
 scorer, tokenizer and data they are of, and a run with other ones refuses them.
 """
 
+import os
 import pathlib
 from typing import Any
 
@@ -34,7 +35,7 @@ def main(values: Any, overrides: doors.Overrides) -> int:
   from llm_jax.core.config import parse_value, plain, resolve
   from llm_jax.data import difficulty, scorers, sealed_folder
   from llm_jax.data.corpus import DataContext
-  from llm_jax.training import settings
+  from llm_jax.training import given_paths, settings
 
   knobs = parse_value(values.scorer_knobs)
   if not isinstance(knobs, dict):
@@ -44,8 +45,9 @@ def main(values: Any, overrides: doors.Overrides) -> int:
   if values.out is None:
     raise ConfigError("--out", "required but not given", accepted="a folder to write")
   folder = pathlib.Path(values.out)
-  if folder.exists():
+  if os.path.lexists(folder):
     raise ConfigError("--out", f"{values.out!r} exists", accepted="a folder that is not there yet")
+  given_paths.check_folder(folder, "--out")
   config = doors.read_config(values.config, None, overrides, experiment.SCHEMA)
   resolved = resolve(plain(config), experiment.SCHEMA)
   train = settings.train(**resolved["train"])
@@ -59,7 +61,6 @@ def main(values: Any, overrides: doors.Overrides) -> int:
   lengths = values.length or scoring.lengths_of(experiment.make_curriculum(resolved["curriculum"], train))
   score = scoring.scorer(corpus, source, spec, "--scorer")
   made_from = difficulty.identity(source, corpus.tokenizer, spec)
-  folder.parent.mkdir(parents=True, exist_ok=True)
   sealed_folder.open_or_build(folder, lambda f: difficulty.write(f, source, score, made_from, lengths))
   for table in difficulty.read_index(folder)["tables"]:
     shown = ", ".join(f"{q:.4g}" for q in table["quantiles"])

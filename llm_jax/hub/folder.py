@@ -10,6 +10,7 @@ import json
 import os
 import pathlib
 import re
+import tempfile
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -17,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from llm_jax.core.errors import ConfigError, nearest_name, unknown_name
+from llm_jax.core.errors import CheckpointError, ConfigError, nearest_name, unknown_name
 from llm_jax.core.hugging_face import Family, family_of_config, read_config
 from llm_jax.core.model import Model
 from llm_jax.core.pair import halves
@@ -125,7 +126,8 @@ def save(folder: str | os.PathLike, model: Model, params: Params, tokenizer: Any
 
   Raises:
     ConfigError: the architecture or one of its settings has no form there.
-    CheckpointError: the folder holds other weights already.
+    CheckpointError: the folder holds a run, or weights under other names, or the tokenizer is damaged; nothing is
+      written then. A model saved there before under the same names is replaced.
   """
   if dtype not in DTYPES:
     raise unknown_name("hub.save: dtype", dtype, DTYPES, what="dtype")
@@ -134,15 +136,37 @@ def save(folder: str | os.PathLike, model: Model, params: Params, tokenizer: Any
     raise ConfigError("hub.save: model", f"has an adapter ({model.made_of[0].name})",
                       accepted=f"hub.save_adapter for the adapter alone{merged}")
   model.bind(params)  # exactly the model's names
-  parts = halves(model, params)
-  if parts is not None:
-    for name, part in parts.items():
-      save(pathlib.Path(folder) / name, *part, tokenizer, dtype=dtype, max_shard_bytes=max_shard_bytes)
-    return
+  parts = halves(model, params) or {"": (model, params)}
+  files = {} if tokenizer is None else _files_of(tokenizer)
+  for name in parts:
+    _check_free(pathlib.Path(folder) / name)
+  special = None if tokenizer is None else tokenizer.special
+  for name, part in parts.items():
+    _save(pathlib.Path(folder) / name, *part, files, special, dtype, max_shard_bytes)
+
+
+def _files_of(tokenizer: Any) -> dict[str, bytes]:
+  """{name: content} of a tokenizer's files; a damaged one raises."""
+  tokenizer.encode("")
+  with tempfile.TemporaryDirectory() as folder:
+    tokenizer_export.export(tokenizer, pathlib.Path(folder))
+    return {p.name: p.read_bytes() for p in sorted(pathlib.Path(folder).iterdir())}
+
+
+def _check_free(folder: pathlib.Path) -> None:
+  """Raises CheckpointError for a file, and for a folder that holds a run, whose config.json saving would replace."""
+  if folder.exists() and not folder.is_dir():
+    raise CheckpointError(f"{folder}: is a file; choose an empty folder")
+  if (folder / "checkpoints").exists():
+    raise CheckpointError(f"{folder}: already holds a run (checkpoints); choose an empty folder")
+
+
+def _save(folder: pathlib.Path, model: Model, params: Params, files: Mapping[str, bytes],
+          special: Mapping[str, int] | None, dtype: str, max_shard_bytes: int) -> None:
+  """One model into a folder that is free for it; its config.json, without which it is none, comes last."""
   family = family_of_config(model.config)
   said = family.config_to_hf(model.config) | dict(torch_dtype=dtype)
   wanted = tensor_names.places(family.names(model.config), model.shapes)
-  folder = pathlib.Path(folder)
   folder.mkdir(parents=True, exist_ok=True)
   stored = jnp.dtype(dtype)
   make = lambda name: tensor_names.to_tensor(name, params, wanted).astype(stored)
@@ -151,9 +175,10 @@ def save(folder: str | os.PathLike, model: Model, params: Params, tokenizer: Any
   written = {as_saved(name, prefix, family): source for name, source in ({n: n for n in wanted} | repeated).items()}
   sizes = {name: _count(wanted[ours], model.shapes) * stored.itemsize for name, ours in written.items()}
   safetensors_files.write(folder, sizes, lambda name: make(written[name]), max_shard_bytes)
-  if tokenizer is not None:
-    tokenizer_export.export(tokenizer, folder)
-    said |= {key: i for key, i in special_ids(tokenizer.special, "decoder_start_token_id" in said).items()
+  for name, content in files.items():
+    (folder / name).write_bytes(content)
+  if special is not None:
+    said |= {key: i for key, i in special_ids(special, "decoder_start_token_id" in said).items()
              if said.get(key) is None}
   (folder / "config.json").write_text(json.dumps(said, indent=2, sort_keys=True) + "\n", "utf-8")
 

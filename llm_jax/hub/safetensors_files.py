@@ -123,7 +123,8 @@ def write(folder: pathlib.Path, sizes: Mapping[str, int], make: Callable[[str], 
     max_shard_bytes: a shard holds at most this, or a single larger tensor.
 
   Raises:
-    CheckpointError: the folder holds weights under other names, which a reader could mix up with these.
+    CheckpointError: the folder holds weights under other names, which a reader could mix up with these; a file could
+      not be written.
   """
   shards: list[list[str]] = [[]]
   filled = 0
@@ -141,10 +142,18 @@ def write(folder: pathlib.Path, sizes: Mapping[str, int], make: Callable[[str], 
   if stale:
     raise CheckpointError(f"{folder}: already holds {', '.join(stale[:4])}; choose an empty folder")
   for file, shard in zip(files, shards):
-    part = folder / f"{file}.part"
-    save_file({name: np.ascontiguousarray(make(name)) for name in shard}, part, metadata={"format": "pt"})
-    part.replace(folder / file)
+    _write_whole(folder / file, {name: np.ascontiguousarray(make(name)) for name in shard})
   if count > 1:
     index = {"metadata": {"total_size": sum(sizes.values())},
              "weight_map": {name: file for file, shard in zip(files, shards) for name in shard}}
     (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", "utf-8")
+
+
+def _write_whole(path: pathlib.Path, tensors: dict[str, np.ndarray]) -> None:
+  part = path.with_name(f"{path.name}.part")
+  try:
+    save_file(tensors, part, metadata={"format": "pt"})
+    part.replace(path)
+  except (OSError, SafetensorError) as e:
+    part.unlink(missing_ok=True)
+    raise CheckpointError(f"{path}: could not be written ({e})") from None

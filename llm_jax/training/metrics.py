@@ -147,6 +147,7 @@ class MetricsWriter:
     """
     if not self.primary:
       return 0
+    self._samples.read()  # damage is told before anything is dropped
     redone = lambda row: "evaluate" in again and any(name.startswith("eval/") for name in row)
     dropped = self._metrics.keep(lambda row: row["step"] < step or (row["step"] == step and not redone(row)))
     self._samples.keep(lambda row: row["step"] < step or (row["step"] == step and "sample" not in again))

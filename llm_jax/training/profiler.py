@@ -41,6 +41,6 @@ def parse(text: str, directory: str | os.PathLike) -> Window:
   if not text:
     return Window()
   first, _, last = text.partition(":")
-  if not (first.isdigit() and last.isdigit() and int(first) < int(last)):
+  if not (first.isdecimal() and last.isdecimal() and int(first) < int(last)):
     raise ConfigError("--profile", f"got {text!r}", accepted="FIRST:LAST, two steps in order, e.g. 100:110")
   return Window(directory, int(first), int(last))

@@ -17,6 +17,7 @@ from llm_jax.core.errors import DataError, LlmJaxError
 CONFIG, MACHINE, DATA = "config.json", "machine.json", "data.json"
 PARAMETERS, SCHEDULES, STATUS = "parameters.json", "schedules.json", "status.json"
 METRICS, SAMPLES, REPORT = "metrics.jsonl", "samples.jsonl", "report.html"
+FILES = (CONFIG, MACHINE, DATA, PARAMETERS, SCHEDULES, STATUS, METRICS, SAMPLES, REPORT)
 
 
 def replace_text(path: str | os.PathLike, text: str) -> None:
@@ -43,7 +44,7 @@ def read_document(workdir: str | os.PathLike, name: str) -> Any:
   """The content of DIR/name, or None if there is no such file.
 
   Raises:
-    DataError: the file is not JSON.
+    DataError: the file is not JSON, or cannot be read.
   """
   path = pathlib.Path(workdir) / name
   try:
@@ -52,6 +53,8 @@ def read_document(workdir: str | os.PathLike, name: str) -> Any:
     return None
   except ValueError as e:
     raise DataError(f"{path}: not a JSON document ({e})") from None
+  except OSError as e:
+    raise DataError(f"{path}: cannot be read: {e.strerror}") from None
 
 
 def _finite(value: Any) -> Any:
@@ -121,16 +124,19 @@ class JsonLines:
     """All complete rows, in the order of the file; a torn tail is left out, a missing file has none.
 
     Raises:
-      DataError: a damaged line in the middle of the file.
+      DataError: a damaged line in the middle of the file, or it cannot be read.
     """
     return [row for _, row in _lines(self.path)[0]]
 
 
 def _lines(path: pathlib.Path) -> tuple[list[tuple[str, dict[str, Any]]], bool]:
   """The complete lines of `path` with their rows, and whether the file consists of exactly those."""
-  if not path.exists():
+  try:
+    content = path.read_bytes()
+  except FileNotFoundError:
     return [], True
-  content = path.read_bytes()
+  except OSError as e:
+    raise DataError(f"{path}: cannot be read: {e.strerror}") from None
   found: list[tuple[str, dict[str, Any]]] = []
   damaged = None
   for number, raw in enumerate(content.split(b"\n"), start=1):

@@ -4,6 +4,7 @@ An flock belongs to the open file, so the operating system frees it however the 
 content only says who holds it.
 """
 
+import contextlib
 import fcntl
 import json
 import os
@@ -29,11 +30,13 @@ class RunLock:
   def __init__(self, workdir: str | os.PathLike):
     self.path = pathlib.Path(workdir) / NAME
     self._handle: int | None = None
+    self._new: list[pathlib.Path] = []  # what was not there before: the file, then its folders
 
   def acquire(self) -> "RunLock":
     if jax.process_index() != 0:
       return self
     try:
+      self._new = [p for p in (self.path, *self.path.parents) if not p.exists()]
       self.path.parent.mkdir(parents=True, exist_ok=True)
       handle = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as e:
@@ -46,12 +49,21 @@ class RunLock:
       os.close(handle)
       raise ConfigError("--workdir", f"{self.path.parent} is in use by another run: {holder}",
                         accepted="another --workdir, or wait until that run ends") from None
+    if not self._is_there(handle):  # a start that was refused has taken its file along
+      os.close(handle)
+      return self.acquire()
     os.register_at_fork(after_in_child=lambda: self._forget(handle))  # a forked data worker must not outlive us with it
     about = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
     os.ftruncate(handle, 0)
     os.pwrite(handle, (json.dumps(about) + "\n").encode(), 0)
     self._handle = handle
     return self
+
+  def withdraw(self) -> None:
+    """Removes what `acquire` made, as long as nothing else lies there: a start that is refused leaves no trace."""
+    for path in self._new:
+      with contextlib.suppress(OSError):
+        path.unlink() if path == self.path else path.rmdir()
 
   def release(self) -> None:
     if self._handle is not None:
@@ -64,6 +76,13 @@ class RunLock:
 
   def __exit__(self, *_: Any) -> None:
     self.release()
+
+  def _is_there(self, handle: int) -> bool:
+    """Is the locked file still the one of this name?"""
+    try:
+      return os.path.samestat(os.fstat(handle), os.stat(self.path))
+    except FileNotFoundError:
+      return False
 
   def _forget(self, handle: int) -> None:
     if self._handle == handle:

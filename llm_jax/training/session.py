@@ -4,7 +4,6 @@ starts a run, resumes it exactly, or says why it cannot.
 
 import dataclasses
 import functools
-import json
 import pathlib
 import time
 from collections.abc import Callable
@@ -13,7 +12,7 @@ from typing import Any
 import jax
 
 from llm_jax.core import cache
-from llm_jax.core.errors import LlmJaxError
+from llm_jax.core.errors import CheckpointError, ConfigError, LlmJaxError
 from llm_jax.core.types import TrainState
 from llm_jax.training import compile_cache, early_stopping, machine, metrics, planned, profiler, run_directory, settings
 from llm_jax.training.checkpoint import Checkpoints
@@ -24,6 +23,8 @@ from llm_jax.training.run_lock import RunLock
 from llm_jax.training.same_run import check_same_run
 from llm_jax.training.throughput import Throughput
 from llm_jax.training.watchdog import Watchdog
+from llm_jax.training.workdir import check_workdir, saved_status
+from llm_jax.training.workdir import saved_config as saved_config
 
 Sampler = Callable[[TrainState], list[tuple[str, str]]]
 REPORT_SHARE = 0.02  # of the time goes into writing the report anew while the run goes on
@@ -45,17 +46,20 @@ class Session:
   profile: str = ""
   watchdog_seconds: float = 120.0
   _began: bool = False  # from here on the workdir is ours: a start that is refused leaves it as it was
+  _step: int = 0  # of status.json
   _next_report: float = 0.0  # time.monotonic() before which no evaluation writes the report anew
 
   def train(self) -> dict[str, float]:
     """Trains to the end and writes the report -> the last evaluation's numbers.
 
     Raises:
-      LlmJaxError: see Loop.run, RunLock, Checkpoints; status.json and the report then say why.
+      LlmJaxError: see Loop.run, RunLock, Checkpoints; status.json and the report then say why. Of a start that is
+        refused they say nothing: the workdir stays as it was.
     """
+    check_workdir(self.workdir)
     programs = compile_cache.enable(cache.folder("compiled"))
     window = profiler.parse(self.profile, self.workdir / "profile")
-    with RunLock(self.workdir):
+    with RunLock(self.workdir) as lock:
       try:
         return self._train(window, programs)
       except LlmJaxError as e:
@@ -66,9 +70,12 @@ class Session:
         raise
       finally:
         self._report()
+        if not self._began:
+          lock.withdraw()
 
   def _train(self, window: profiler.Window, programs: compile_cache.Count) -> dict[str, float]:
     run, config = self.run, self.run.config
+    self._step = saved_status(self.workdir).get("step", 0)
     saving, logging = settings.checkpoint(**config["checkpoint"]), settings.log(**config["log"])
     primary = jax.process_index() == 0
     with Checkpoints(self.workdir / "checkpoints", keep=saving.keep, keep_best=saving.best,
@@ -93,13 +100,23 @@ class Session:
     return last_evaluation(self.workdir)
 
   def _start(self, saved: Checkpoints) -> tuple[TrainState, Position, list[str]]:
-    """The newest good checkpoint's state, or a fresh one if this workdir has never had a checkpoint."""
+    """The newest good checkpoint's state, or a fresh one if this workdir has never had a checkpoint.
+
+    Raises:
+      CheckpointError: the checkpoints are damaged, of another run, or of none. ConfigError: the run ends before them.
+    """
     step = saved.latest_good()
     if step is None:
       state = self.run.init_state() if self.init_from is None else self.init_from()
       return state, Position(self.run.curriculum.init()), []
     extra = saved.extra(step)
+    if "config" not in extra:
+      raise CheckpointError(f"{saved.directory} holds weights alone, which no run can go on from\n"
+                            "  to start from them: --init_from=THIS_WORKDIR with a new --workdir")
     notes = check_same_run(extra["config"], self.run.identity())  # before the arrays: it names keys of the config
+    if step > self.run.train.steps:
+      raise ConfigError("config.train.steps", f"got {self.run.train.steps}, but the run in {self.workdir} has done "
+                        f"{step} steps", accepted=f"a number from {step}, or a new --workdir")
     state, _ = saved.restore(step, self.run.abstract_state)
     position = Position.from_json(extra["position"])
     return state, position, [f"resuming from checkpoint {step}", *(f"changed: {n}" for n in notes)]
@@ -162,10 +179,9 @@ class Session:
 
   def _status(self, state: str, reason: str, step: int | None = None) -> None:
     if jax.process_index() == 0 and self._began:
-      known = run_directory.read_document(self.workdir, run_directory.STATUS) or {}
+      self._step = self._step if step is None else step
       run_directory.write_document(self.workdir, run_directory.STATUS, {
-          "state": state, "step": known.get("step", 0) if step is None else step,
-          "total_steps": self.run.train.steps, "reason": reason})
+          "state": state, "step": self._step, "total_steps": self.run.train.steps, "reason": reason})
 
   def _report(self) -> None:
     if jax.process_index() != 0 or not self._began or not self.run.config["log"]["report"]:
@@ -199,9 +215,3 @@ def last_evaluation(workdir: pathlib.Path) -> dict[str, float]:
   """The numbers of the last evaluation in metrics.jsonl; {} if there was none."""
   rows = [r for r in metrics.rows(workdir) if "eval/loss" in r]
   return {} if not rows else {k: v for k, v in rows[-1].items() if isinstance(v, float | int)}
-
-
-def saved_config(workdir: pathlib.Path) -> dict[str, Any] | None:
-  """The resolved config that a run saved in its workdir; None if there is none."""
-  path = workdir / run_directory.CONFIG
-  return json.loads(path.read_text("utf-8")) if path.is_file() else None

@@ -74,10 +74,40 @@ def test_what_a_run_trained_becomes_an_adapter_of_its_base(source, tmp_path, cap
 
 @pytest.mark.parametrize("arguments, named", [
     (["--from=/nowhere", "--to=x"], "--from"), (["--to=x"], "--from"), (["--from=SOURCE"], "--to"),
-    (["--from=SOURCE", "--to=SOURCE"], "--to"), (["--from=SOURCE", "--to=TARGET", "--dtype=int4"], "dtype"),
-    (["--from=SOURCE", "--to=TARGET", "--config.x=1"], "--config.x"),
+    (["--from=SOURCE", "--to=SOURCE"], "--to"), (["--from=SOURCE", "--to=TARGET", "--dtype=int4"], "--dtype"),
+    (["--from=SOURCE", "--to=TARGET", "--config.x=1"], "--config.x"), (["--from=SOURCE", "--to="], "--to"),
+    (["--from=SOURCE", "--to=TARGET", "--max_shard_mb=0"], "--max_shard_mb"),
+    (["--from=SOURCE", "--to=TARGET", "--max_shard_mb=-1"], "--max_shard_mb"),
+    (["--from=SOURCE", "--to=TARGET", "--format=workdir", "--dtype=int4"], "--dtype: given, and --format=workdir"),
+    (["--from=SOURCE", "--to=TARGET", "--format=workdir", "--max_shard_mb=7"], "--max_shard_mb"),
+    (["--from=SOURCE", "--to=TARGET", "--base=foo"], "accepted: with --format=adapter"),
+    (["--from=SOURCE", "--to=TARGET", "--step=7"], "--step: given, and"),
+    (["--from=SOURCE", "--to=TARGET", "--ema"], "accepted: with a run as --from"),
+    (["--from=SOURCE", "--to=/proc/foo/bar"], "--to: '/proc/foo/bar' cannot be written"),
+    (["--from=SOURCE", "--to=/proc/foo/bar", "--format=workdir"], "cannot be written"),
 ])
 def test_mistakes_are_named(source, tmp_path, capsys, arguments, named):
   given = [a.replace("SOURCE", str(source)).replace("TARGET", str(tmp_path / "target")) for a in arguments]
   code, said = door(capsys, *given)
-  assert code == 2 and named in said and "Traceback" not in said
+  assert code == 2 and named in said and "Traceback" not in said and len(said.splitlines()) <= 10
+  assert not (tmp_path / "target").exists()
+
+
+@pytest.mark.parametrize("format", ["hf", "workdir", "adapter"])
+@pytest.mark.parametrize("held", ["config.json", "model.safetensors", "checkpoints/0/x", "tokenizer.json", ""])
+def test_what_a_folder_holds_is_never_replaced(source, tmp_path, capsys, format, held):
+  target = tmp_path / "target"
+  file = target / held if held else target
+  file.parent.mkdir(parents=True, exist_ok=True)
+  file.write_text("{}")
+  code, said = door(capsys, f"--from={source}", f"--to={target}", f"--format={format}")
+  assert code == 2 and "--to" in said and ("is not empty" in said or "is a file" in said), said
+  assert file.read_text() == "{}" and [p for p in tmp_path.rglob("*") if p.is_file()] == [file]
+
+
+@pytest.mark.parametrize("format, code", [("hf", 4), ("workdir", 3)])
+def test_a_damaged_tokenizer_is_told_before_anything_is_written(source, tmp_path, capsys, format, code):
+  broken = shutil.copytree(source, tmp_path / "broken")
+  (broken / "tokenizer.json").write_text('{"version": ')
+  found, said = door(capsys, f"--from={broken}", f"--to={tmp_path / 'target'}", f"--format={format}")
+  assert found == code and "tokenizer.json" in said and not (tmp_path / "target").exists(), said

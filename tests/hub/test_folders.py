@@ -11,6 +11,7 @@ from safetensors.numpy import load_file, save_file
 
 from llm_jax import hub
 from llm_jax.core.errors import CheckpointError, ConfigError
+from llm_jax.data.tokenizers.bytes import ByteTokenizer
 from llm_jax.models import decoder, gpt
 
 TINY = dict(width=16, depth=3, heads=2, hidden=24)
@@ -174,6 +175,27 @@ def test_saving_beside_other_weights_is_refused(tmp_path):
   hub.save(tmp_path, model, made(model), max_shard_bytes=4000)
   with pytest.raises(CheckpointError, match="empty folder"):
     hub.save(tmp_path, model, made(model))
+
+
+@pytest.mark.parametrize("held", ["model.safetensors.index.json", "checkpoints"])
+def test_saving_over_other_weights_or_a_run_is_refused(tmp_path, held):
+  (tmp_path / held).write_text("mine")
+  (tmp_path / "README.md").write_text("a card may lie there")
+  model = tiny_gpt()
+  with pytest.raises(CheckpointError, match=f"already holds .*{held}"):
+    hub.save(tmp_path, model, made(model))
+  assert (tmp_path / held).read_text() == "mine" and len(list(tmp_path.iterdir())) == 2
+  (tmp_path / held).unlink()
+  hub.save(tmp_path, model, made(model))
+
+
+def test_a_model_saved_again_under_the_same_names_is_replaced(tmp_path):
+  """As when a cell of a notebook is run again."""
+  model, tokenizer = tiny_gpt(), ByteTokenizer(("eod",))
+  twice = {n: 2 * p for n, p in made(model).items()}
+  hub.save(tmp_path, model, made(model), tokenizer)
+  hub.save(tmp_path, model, twice, tokenizer)
+  assert equal(hub.load(tmp_path)[1], twice)
 
 
 @pytest.mark.parametrize("keys, named", [
