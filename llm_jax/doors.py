@@ -43,10 +43,14 @@ def run(main: Callable[[Any, Overrides], int | None], define: Callable[[flags.Fl
   except BrokenPipeError:
     code = 0
   except Exception as e:
-    if not several:
+    absent = cluster.absent_platform(e)
+    if absent is None and not several:
       raise
-    traceback.print_exc()
-    code = cluster.SURVIVOR if cluster.lost_another(e) else 1
+    if absent is None:
+      traceback.print_exc()
+    else:
+      print(f"error: {absent}", file=sys.stderr)
+    code = absent.exit_code if absent else cluster.SURVIVOR if cluster.lost_another(e) else 1
   sys.stdout.flush()
   code = code or 0
   if several and code not in (0, RestartError.exit_code):  # those stop in good order, all together
@@ -59,10 +63,11 @@ def parse(argv: list[str], define: Callable[[flags.FlagValues], None]) -> tuple[
   """-> (absl flag values, [(config path, text)] in order).
 
   Raises:
-    ConfigError: an unknown flag, a bad value, or anything that is not a flag.
+    ConfigError: an unknown flag, a bad value, an empty text, a second config, or anything that is not a flag.
   """
   values = flags.FlagValues()
-  flags.DEFINE_integer("fake_devices", 0, "Pretend that the CPU is this many devices.", flag_values=values)
+  flags.DEFINE_integer("fake_devices", 0, "Pretend that the CPU is this many devices.", lower_bound=0,
+                       flag_values=values)
   flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, where no launcher says it.", flag_values=values)
   flags.DEFINE_integer("processes", None, "How many processes share the run.", flag_values=values)
   flags.DEFINE_integer("process", None, "Which of them this is, from 0.", flag_values=values)
@@ -80,9 +85,23 @@ def parse(argv: list[str], define: Callable[[flags.FlagValues], None]) -> tuple[
     print(values.main_module_help() or values.get_help())
     raise SystemExit(0)
   if left:
-    near = f"--{left[0]}" if re.match(r"config[.=]|workdir=|\w+=", left[0]) else None
-    raise ConfigError("command line", f"{left[0]!r} is not a flag", nearest=near, accepted="flags begin with --")
+    raise ConfigError("command line", f"{left[0]!r} is not a flag", nearest=_with_dashes(left[0], values),
+                      accepted="flags begin with --")
+  check_texts(values)
   return values, overrides
+
+
+def check_texts(values: flags.FlagValues) -> None:
+  """Raises ConfigError for a flag of one text, a file or a folder as a rule, that is empty, and for a second config or
+  workdir. Of other flags the last one counts, so that a script can append to what it always says."""
+  for name in _names(values):
+    flag = values[name]
+    if flag.flag_type() != "string":
+      continue
+    if flag.present > 1 and name in ("config", "workdir"):
+      raise ConfigError(f"--{name}", f"given {flag.present} times, at last as {flag.value!r}", accepted=f"one --{name}")
+    if flag.value == "" and flag.default != "":
+      raise ConfigError(f"--{name}", "got ''", accepted=flag.help)
 
 
 def split_overrides(arguments: Sequence[str]) -> tuple[Overrides, list[str]]:
@@ -114,6 +133,21 @@ def _names(values: flags.FlagValues) -> list[str]:
 def _nearest_flag(name: str, values: flags.FlagValues) -> str | None:
   near = nearest_name(name, [*_names(values), "config"])
   return None if near is None else f"--{near}"
+
+
+def _with_dashes(argument: str, values: flags.FlagValues) -> str | None:
+  """The flag, or the nearest to it, that an argument without dashes was meant to be; None if there is none."""
+  name, equals, text = argument.partition("=")
+  if not name.startswith("config."):
+    return f"--{argument}" if equals and name in [*_names(values), "config"] else None
+  from llm_jax import experiment
+  from llm_jax.core import config as configs
+
+  try:
+    configs.override({}, name.removeprefix("config."), text, experiment.SCHEMA)
+  except ConfigError as e:
+    return f"--{e.nearest}{equals}{text}" if e.nearest else None
+  return f"--{argument}"
 
 
 def prepare_process(values: flags.FlagValues) -> None:
@@ -149,6 +183,5 @@ def read_config(flag: str | None, workdir: str | None, overrides: Overrides, sch
       raise ConfigError("--config", "required but not given", accepted="FILE.py or FILE.py:argument, or a --workdir "
                         "that holds a run")
     config = saved
-  for path, text in overrides:
-    configs.override(config, path, text, schema)
+  configs.override_all(config, overrides, schema)
   return config

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 import jax
 
 from llm_jax.core.config import Config
-from llm_jax.core.errors import ConfigError, unknown_name
+from llm_jax.core.errors import ConfigError, DataError, unknown_name
 from llm_jax.core.model import Model
 from llm_jax.core.offers import OFFERS
 from llm_jax.core.types import Curriculum, Learner, Objective
@@ -125,6 +125,19 @@ def check_data(corpus: Corpus, objective: Objective, learner: Learner, curriculu
     plan = curriculum.plan(step, curriculum.init())
     if plan.knobs:
       corpus.train.take(step, dataclasses.replace(plan, batch=1))
+
+
+def check_enough(run: Run) -> None:
+  """Takes a row of the first batch. For training alone: evaluation and a dry run serve data smaller than a batch.
+
+  Raises:
+    DataError: there are fewer examples than a batch has rows; names the data.
+  """
+  try:
+    run.corpus.train.take(0, run.curriculum.plan(0, run.curriculum.init()), slice(0, 1))
+  except DataError as e:
+    what = run.corpus.description.partition("\n")[0]
+    raise DataError(str(e) if what in str(e) else f"{e}\n  the data: {what}") from None
 
 
 def check_batches(curriculum: Curriculum, train: settings.Train, rules: ShardingRules, axis: str = "batch") -> None:

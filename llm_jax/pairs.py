@@ -10,11 +10,13 @@ import functools
 import inspect
 import itertools
 import pathlib
-import sys
 import typing
 from collections.abc import Iterator
 from typing import Any
 
+from absl import flags
+
+from llm_jax import doors
 from llm_jax.core import plugins
 from llm_jax.core.errors import ConfigError
 from llm_jax.core.model import Model
@@ -120,13 +122,21 @@ def written(text: str) -> str:
   return f"{head}{BEGIN}\n{table()}\n{END}{tail}"
 
 
-def main(arguments: list[str]) -> None:
+def define(values: flags.FlagValues) -> None:
+  """The flags of this door."""
+  flags.DEFINE_bool("readme", False, "Write the table into README.md.", flag_values=values)
+
+
+def main(values: Any, overrides: doors.Overrides) -> int:
   """Prints the table, or writes it into README.md."""
-  if arguments == ["--readme"]:
+  if overrides:
+    raise ConfigError(f"--config.{overrides[0][0]}", "this door takes no config", accepted="--readme, or nothing")
+  if values.readme:
     README.write_text(written(README.read_text("utf-8")), "utf-8")
   else:
     print(table())
+  return 0
 
 
 if __name__ == "__main__":
-  main(sys.argv[1:])
+  doors.run(main, define)

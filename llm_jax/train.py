@@ -38,25 +38,26 @@ def main(values: Any, overrides: doors.Overrides) -> int:
   if values.describe_config:
     print(configs.describe(configs.resolve(config, experiment.SCHEMA), experiment.SCHEMA))
     return 0
-  if values.workdir is None and not values.dry_run:
-    raise ConfigError("--workdir", "required but not given", accepted="the folder that the run is to be written to")
+  check_flags(values)
   run = experiment.build(on_these_devices(config))
   if values.dry_run:
     from llm_jax import dry_run
 
     print(dry_run.describe(run))
     return 0
-  from llm_jax import pretrained
+  from llm_jax import launch_checks, pretrained
   from llm_jax.inference import samples
   from llm_jax.training import flops, settings
   from llm_jax.training.session import Session
 
+  launch_checks.check_enough(run)
   workdir = pathlib.Path(values.workdir)
   section, tokenizer = settings.sample(**run.config["sample"]), run.corpus.tokenizer
   if section.every and tokenizer is None:
     raise ConfigError("config.sample.every", f"got {section.every}, but this data is no text", accepted="0")
   sampler = samples.Sampler(run.model, tokenizer, section, run.train.seed) if tokenizer else samples.none
-  start = (lambda: run.state_from(pretrained.initial(values.init_from, run.base))) if values.init_from else None
+  start = None if values.init_from is None else (
+      lambda: run.state_from(pretrained.initial(values.init_from, run.base)))
   session = Session(run, workdir, sampler, lambda length: flops.per_token(run.model, length), start, values.profile,
                     values.watchdog_seconds)
   session.train()
@@ -65,6 +66,28 @@ def main(values: Any, overrides: doors.Overrides) -> int:
   if run.config["log"]["report"]:
     print(f"report: {workdir / 'report.html'}")
   return 0
+
+
+def check_flags(values: Any) -> None:
+  """What the flags name, before any work, in a dry run too.
+
+  Raises:
+    ConfigError: a flag that the run could not use. DataError, CheckpointError: what it names is damaged.
+  """
+  from llm_jax import pretrained
+  from llm_jax.training import profiler, seal
+  from llm_jax.training.workdir import check_workdir
+
+  profiler.parse(values.profile, "")
+  if not values.watchdog_seconds > 0:
+    raise ConfigError("--watchdog_seconds", f"got {values.watchdog_seconds:g}", accepted="seconds, more than 0")
+  if values.workdir is None and not values.dry_run:
+    raise ConfigError("--workdir", "required but not given", accepted="the folder that the run is to be written to")
+  if values.workdir is not None:
+    check_workdir(pathlib.Path(values.workdir))
+  resumes = values.workdir is not None and seal.steps(pathlib.Path(values.workdir) / "checkpoints")
+  if values.init_from is not None and not resumes:
+    pretrained.check_source(values.init_from)
 
 
 def on_these_devices(config: Any) -> Any:

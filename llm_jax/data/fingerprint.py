@@ -50,7 +50,8 @@ def file_digests(paths: Iterable[pathlib.Path], cache_dir: pathlib.Path) -> dict
       if not isinstance(known.get(key), str):
         known[key], fresh = file_digest(path), True
     except OSError as e:
-      raise DataError(f"{path}: cannot be read ({e.strerror or e})") from e
+      link = f"; it is a link to {os.readlink(path)}" if path.is_symlink() else ""
+      raise DataError(f"{path}: cannot be read ({e.strerror or e}{link})") from e
     found[path] = known[key]
   if fresh:
     write_atomically(memory, json.dumps(known, sort_keys=True, indent=0).encode())

@@ -82,6 +82,9 @@ class LabelledFiles:
       if missing:
         yield BadRow(where, f"no column {missing[0]!r}; there are {', '.join(map(repr, sorted(row)[:8]))}")
         continue
+      if row[self._label] is None:
+        yield BadRow(where, f"{self._label!r} is null")
+        continue
       text = " ".join(str(row[c]) for c in self._texts if row[c] is not None)
       yield Document(text, str(row[self._label]), where, split=part)
 

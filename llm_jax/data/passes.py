@@ -38,5 +38,6 @@ class Passes:
         raise IndexError(f"batch {step} of a pass of {self.batches(plan.batch)}")
       return permute(np.minimum(index, self.total - 1), self.total, f"{self.what} evaluation"), index < self.total
     if self.total < plan.batch:
-      raise DataError(f"{self.total} {self.what} texts, fewer than one batch of {plan.batch}")
+      raise DataError(f"{self.total} {self.what} texts, fewer than one batch of {plan.batch}\n"
+                      "  lower config.train.batch_size, or give more data")
     return in_laps(index, self.total, f"{self.seed}/{self.what}")[0], np.ones(len(index), bool)

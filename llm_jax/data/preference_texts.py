@@ -10,6 +10,9 @@ import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from llm_jax.core.errors import shorten
+from llm_jax.data.row_files import lacking
+
 ANSWER = "\n\nAssistant:"
 
 
@@ -76,15 +79,16 @@ def rendered(text: Any, name: str) -> str:
   if isinstance(text, list) and all(isinstance(m, Mapping) and isinstance(m.get("content"), str) for m in text):
     text = "".join(f"{m.get('role', 'user')}: {m['content']}\n\n" for m in text)
   if not isinstance(text, str):
-    raise UnfitRowError(f"{name} is neither text nor a list of messages")
+    raise UnfitRowError(f"{name} is {shorten(repr(text), 80)}, neither text nor a list of messages")
   if not text.strip():
     raise UnfitRowError(f"{name} is empty")
   return text
 
 
 def _field(row: Mapping[str, Any], name: str) -> Any:
-  if row.get(name) is None:
-    raise UnfitRowError(f"no {name!r}; there are {', '.join(map(repr, sorted(row)[:8])) or 'no fields'}")
+  reason = lacking(row, (name,))
+  if reason is not None:
+    raise UnfitRowError(reason)
   return row[name]
 
 

@@ -17,7 +17,7 @@ from llm_jax.data.documents import BadRow, Document, together
 from llm_jax.data.fingerprint import digest
 from llm_jax.data.passes import Passes
 from llm_jax.data.problems import FIELDS, check_length, end_of_answers, rows_of
-from llm_jax.data.row_files import SplitFiles
+from llm_jax.data.row_files import SplitFiles, lacking
 from llm_jax.data.token_store import Stream
 
 STREAMS = ("prompt", "answer")
@@ -34,8 +34,8 @@ class QuestionFiles:
 
   def documents(self) -> Iterator[Document | BadRow]:
     for part, where, row in self._files.rows():
-      if missing := [c for c in self._columns if row.get(c) is None]:
-        yield BadRow(where, f"no {missing[0]!r}; there are {', '.join(map(repr, sorted(row)[:8])) or 'no fields'}")
+      if (reason := lacking(row, self._columns)) is not None:
+        yield BadRow(where, reason)
         continue
       texts = [str(row[c]) for c in self._columns]
       yield from together([Document(text, name, where, group=texts[0], split=part, counts=not i)

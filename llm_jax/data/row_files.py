@@ -5,7 +5,7 @@ import gzip
 import json
 import pathlib
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from llm_jax.core.errors import ConfigError
@@ -63,8 +63,11 @@ def files(path: str, key: str, what: str) -> list[pathlib.Path]:
   Raises:
     ConfigError: there is none. key: of the config that gives the path; what: is missing then.
   """
+  if not path:  # which pathlib takes for the folder that we are in
+    raise ConfigError(key, "got ''", accepted=f"a file or folder of {what}")
   where = pathlib.Path(path)
-  found = [where] if where.is_file() else sorted(p for p in where.rglob("*") if _kind(p) in READERS)
+  found = [where] if where.is_file() else sorted(
+      p for p in where.rglob("*") if _kind(p) in READERS and (p.is_file() or p.is_symlink()))
   if not found or _kind(found[0]) not in READERS:
     raise ConfigError(key, f"no {what} at {path!r}", accepted=", ".join(READERS))
   return found
@@ -81,8 +84,8 @@ class SplitFiles:
 
   def __init__(self, what: str, path: str, validation_path: str | None, cache_dir: pathlib.Path):
     self._parts: list[tuple[Split | None, pathlib.Path]] = [
-        ("train" if validation_path else None, file) for file in files(path, "config.data.path", what)]
-    if validation_path:
+        (None if validation_path is None else "train", file) for file in files(path, "config.data.path", what)]
+    if validation_path is not None:
       self._parts += [("validation", file) for file in files(validation_path, "config.data.validation_path", what)]
     self.description = f"{what} of {path}" + (f", held out {validation_path}" if validation_path else "")
     digests = file_digests([file for _, file in self._parts], cache_dir)
@@ -93,6 +96,16 @@ class SplitFiles:
     for part, file in self._parts:
       for where, row in read(file, header):
         yield part, where, row
+
+
+def lacking(row: Mapping[str, Any], names: Iterable[str]) -> str | None:
+  """What is wrong with a row that should have a value in each of these columns; None if nothing is."""
+  for name in names:
+    if name not in row:
+      return f"no {name!r}; there are {', '.join(map(repr, sorted(row)[:8])) or 'no fields'}"
+    if row[name] is None:
+      return f"{name!r} is null"
+  return None
 
 
 def _kind(file: pathlib.Path) -> str:

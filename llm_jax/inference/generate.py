@@ -27,6 +27,7 @@ from llm_jax.layers import doors
 from llm_jax.parallel import rules as sharding
 
 CONTINUES = frozenset({"causal", "encoder_decoder"})  # of core/offers.py: what it takes to generate
+SEEDS = 2**32  # how many there are
 Reason = Literal["eos", "length", "stop"]
 Decode = Callable[[Sequence[int]], str]
 
@@ -132,7 +133,12 @@ class Generator:
     """Reads the prompts -> (cache, tokens seen (B, V), scores of the next token (B, V), random keys (B,)).
 
     The batch is filled up with copies of the last row to what the mesh divides.
+
+    Raises:
+      ConfigError: a seed that does not fit 32 bits.
     """
+    if not 0 <= seed < SEEDS:
+      raise ConfigError("seed", f"got {seed}", accepted="a whole number from 0 to 2**32 - 1")
     rows = rows + rows[-1:] * (-len(rows) % self._batch_ways())
     if self.begins is None:
       cache, seen, keys = self.programs.start(self.params, np.uint32(seed), len(rows), cache_length)
@@ -162,8 +168,8 @@ class Generator:
 
   def check_count(self, new: int) -> None:
     """Raises ConfigError when `new` is no number of tokens to generate."""
-    if new < 1:
-      raise ConfigError("max_new_tokens", f"got {new}", accepted="at least 1")
+    if not 1 <= new < 2**31:
+      raise ConfigError("max_new_tokens", f"got {new}", accepted="at least 1" if new < 1 else "less than 2**31")
 
   def _on_device(self, rows, *, max_new_tokens, sampling, eos_ids, seed) -> tuple[np.ndarray, np.ndarray]:
     length = self.cache_length(rows, max_new_tokens)

@@ -6,7 +6,6 @@ instead of a sort of the whole vocabulary, and exact; equal scores share a fate.
 """
 
 import dataclasses
-import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -38,20 +37,24 @@ class Sampling:
   min_p: float = 0.0
   repetition_penalty: float = 1.0
 
-  def check(self, key: str = "sampling") -> "Sampling":
+  def check(self, prefix: str = "sampling.", greedy: str = "for temperature 0 use greedy=True") -> "Sampling":
     """Itself.
+
+    Args:
+      prefix: what the user writes before a setting's name. greedy: how the user asks for temperature 0.
 
     Raises:
       ConfigError: a value outside its range; the message names it.
     """
-    bounds = {"temperature": (self.temperature > 0, "above 0; for temperature 0 use greedy=True"),
-              "top_k": (self.top_k >= 0 and int(self.top_k) == self.top_k, "a whole number, 0 for off"),
+    least, most = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
+    bounds = {"temperature": (least <= self.temperature <= most, f"a number above 0; {greedy}"),
+              "top_k": (0 <= self.top_k < 2**31 and int(self.top_k) == self.top_k, "a whole number, 0 for off"),
               "top_p": (0 <= self.top_p <= 1, "between 0 and 1, 1 for off"),
               "min_p": (0 <= self.min_p <= 1, "between 0 and 1, 0 for off"),
-              "repetition_penalty": (self.repetition_penalty > 0, "above 0, 1 for off")}
-    for name, (good, accepted) in bounds.items():
-      if not good or not math.isfinite(getattr(self, name)):
-        raise ConfigError(f"{key}.{name}", f"got {getattr(self, name)!r}", accepted=accepted)
+              "repetition_penalty": (least <= self.repetition_penalty <= most, "a number above 0, 1 for off")}
+    for name, (good, accepted) in bounds.items():  # no comparison holds for nan
+      if not good:
+        raise ConfigError(f"{prefix}{name}", f"got {getattr(self, name)!r}", accepted=accepted)
     return self
 
 

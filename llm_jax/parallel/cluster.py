@@ -8,10 +8,11 @@ noticed in seconds and not in minutes. On a TPU slice JAX finds the others itsel
 import dataclasses
 import os
 import re
+import traceback
 from collections.abc import Mapping
 from typing import Any
 
-from llm_jax.core.errors import ConfigError
+from llm_jax.core.errors import ConfigError, shorten
 
 HEARTBEAT_SECONDS = 20  # a silent process is taken for dead after so long, and the others abort
 SHUTDOWN_SECONDS = 30  # how long a process waits for the others at its end
@@ -55,8 +56,10 @@ def find(environment: Mapping[str, str], coordinator: str | None = None, process
 def _checked(found: Cluster) -> Cluster:
   if found.processes is None or found.process is None or not 0 <= found.process < found.processes:
     raise ConfigError("--process", f"got {found.process} of {found.processes}", accepted="0 up to --processes - 1")
-  if not re.fullmatch(r".+:\d+", found.coordinator or ""):
-    raise ConfigError("--coordinator", f"got {found.coordinator!r}", accepted="HOST:PORT of process 0")
+  port = re.fullmatch(r".+:(\d{1,5})", found.coordinator or "")
+  if port is None or not 0 < int(port.group(1)) < 2**16:
+    raise ConfigError("--coordinator", f"got {found.coordinator!r}",
+                      accepted="HOST:PORT of process 0, a port from 1 to 65535")
   return found
 
 
@@ -115,7 +118,7 @@ def join(cluster: Cluster) -> None:
   """Waits for all processes and makes their devices one set.
 
   Raises:
-    ConfigError: they did not all come.
+    ConfigError: a deadline that is none, or they did not all come.
   """
   import jax
 
@@ -138,6 +141,26 @@ def lost_another(error: Exception) -> bool:
   return isinstance(error, jax.errors.JaxRuntimeError) and re.search(LOST, str(error)) is not None
 
 
+def absent_platform(error: Exception) -> ConfigError | None:
+  """What to tell where jax does not find the platform that JAX_PLATFORMS asks for; None for any other error."""
+  if isinstance(error, RuntimeError) and re.match(r"Unable to initialize backend|Unknown backend", str(error)):
+    reason = shorten(str(error).splitlines()[0].partition(" (set JAX_PLATFORMS")[0])
+  elif isinstance(error, AssertionError) and traceback.extract_tb(error.__traceback__)[-1].name == "backends":
+    reason = "jax has no such backend here"  # it asserts that one of those asked for was there
+  else:
+    return None
+  return ConfigError("JAX_PLATFORMS", f"got {os.environ.get('JAX_PLATFORMS')!r}: {reason}",
+                     accepted="a platform that is here, such as cpu; without it jax chooses")
+
+
 def _seconds(name: str, default: int) -> int:
-  """A deadline, which LLM_JAX_<NAME>_SECONDS may change."""
-  return int(os.environ.get(f"LLM_JAX_{name}_SECONDS", default))
+  """A deadline, which LLM_JAX_<NAME>_SECONDS may change.
+
+  Raises:
+    ConfigError: that is no number of seconds.
+  """
+  variable = f"LLM_JAX_{name}_SECONDS"
+  text = os.environ.get(variable, str(default))
+  if not re.fullmatch(r"\d{1,9}", text) or not int(text):
+    raise ConfigError(variable, f"got {text!r}", accepted="a whole number of seconds from 1")
+  return int(text)

@@ -60,10 +60,22 @@ def sizes(spec: Mapping[str, int], devices: int, key: str = "config.mesh") -> di
   if open_axes and devices % fixed == 0:
     result[open_axes[0]] = devices // fixed
   elif fixed != devices or open_axes:
-    shape = " x ".join(f"{a}={s}" for a, s in result.items() if s != 1) or "data=1"
-    raise ConfigError(key, f"{shape} does not divide or fill the {devices} devices that are here",
-                      accepted=f"sizes whose product is {devices}, one of them may be -1")
+    raise _misfit(result, open_axes, devices, key)
   return result
+
+
+def _misfit(sizes: Mapping[str, int], open_axes: Sequence[str], devices: int, key: str) -> ConfigError:
+  """The sizes that are given do not divide the devices, or with no axis open do not make them."""
+  given = {a: s for a, s in sizes.items() if s > 1} or {"data": 1}
+  shape = " x ".join(f"{a}={s}" for a, s in given.items())
+  made = f"{shape} = {math.prod(given.values())}" if len(given) > 1 else shape
+  if open_axes:
+    problem = f"{made} does not divide the {devices} devices that are here, of which {open_axes[0]}=-1 takes the rest"
+    accepted = f"{' x '.join(given)} a divisor of {devices}"
+  else:
+    problem = f"{made}, but {devices} devices are here"
+    accepted = f"sizes whose product is {devices}; one axis may be -1, which takes the devices that are left"
+  return ConfigError(f"{key}.{next(iter(given))}", problem, accepted=accepted)
 
 
 def make(spec: Mapping[str, int], devices: Sequence[Any] | None = None, key: str = "config.mesh") -> Mesh:

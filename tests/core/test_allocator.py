@@ -108,7 +108,7 @@ def test_a_door_under_it_ends_as_a_door_does():
   done = subprocess.run([sys.executable, "-m", "llm_jax.train", "config.lr=1"], env=environment(), capture_output=True,
                         text=True, check=False)
   assert done.returncode == 2 and not done.stdout
-  assert done.stderr.count("--config.lr=1") == 1 and len(done.stderr.splitlines()) < 10
+  assert done.stderr.count("'config.lr=1'") == 1 and len(done.stderr.splitlines()) < 10
 
 
 def test_nothing_is_preloaded_where_the_package_is_missing(monkeypatch):

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from made_texts import make_texts
 
-from llm_jax.core.errors import DataError
+from llm_jax.core import plugins
+from llm_jax.core.errors import ConfigError, DataError
 from llm_jax.core.types import Plan
 from llm_jax.data import text_folder, token_store
 from llm_jax.data.documents import Document
@@ -141,3 +142,30 @@ def test_a_token_outside_the_vocabulary_is_an_error(tmp_path):
 
   with pytest.raises(DataError, match="here:1: token id 999 is not in the vocabulary of 256"):
     token_store.write(tmp_path, [("train", Document("text", "d", "here:1"))], Broken(()), bos=True, eod=True)
+
+
+@pytest.mark.parametrize("name, room", [("a.txt", "text_folder"), ("a.jsonl", "preferences")])
+def test_a_link_that_leads_nowhere_is_named(context, tmp_path, name, room):
+  folder = tmp_path / "texts"
+  folder.mkdir()
+  (folder / name).symlink_to("/nowhere/at/all")
+  with pytest.raises(DataError, match=f"{name}: cannot be read .*/nowhere/at/all"):
+    plugins.find("data", room, "").build(context, path=str(folder))
+
+
+@pytest.mark.parametrize("room", ["text_folder", "preferences", "questions", "labelled_text"])
+@pytest.mark.parametrize("key", ["path", "validation_path"])
+def test_an_empty_path_is_not_the_folder_that_we_are_in(context, tmp_path, room, key):
+  (tmp_path / "a.jsonl").write_text("{}")
+  paths = {"path": str(tmp_path / "a.jsonl"), key: ""}
+  with pytest.raises(ConfigError, match=rf"config\.data\.{key}: got ''"):
+    plugins.find("data", room, "").build(context, **paths)
+
+
+@pytest.mark.parametrize("packing", ["concat", "stream"])
+def test_too_little_text_names_the_data_and_the_keys(context, tmp_path, packing):
+  (tmp_path / "a.txt").write_text("a few words, and a few more")
+  corpus = build(context, tmp_path / "a.txt", packing=packing)
+  with pytest.raises(DataError, match=r"a\.txt has 0 windows of 512 tokens.*\n.*config\.train\.batch_size") as e:
+    corpus.train.take(0, Plan(batch=1, length=512))
+  assert "config.batch" not in str(e.value)

@@ -86,7 +86,8 @@ def test_a_pair_without_prompt_holds_it_in_both():
 @pytest.mark.parametrize("row, reason", [
     (dict(prompt="a", chosen="b"), "no 'rejected'"), (dict(prompt="a", chosen="b", rejected="b"), "the same"),
     (dict(prompt="a", chosen="b", rejected=" "), "rejected is empty"), (dict(chosen="b", rejected="c"), "in common"),
-    (dict(prompt="a", chosen=3, rejected="c"), "chosen is neither"),
+    (dict(prompt="a", chosen=3, rejected="c"), "chosen is 3, neither"),
+    (dict(prompt="a", chosen=5, rejected=None), "'rejected' is null"),
     (dict(prompt="a", chosen="b", rejected="c", margin="much"), "margin")])
 def test_a_row_that_says_no_preference_is_refused_with_the_reason(row, reason):
   with pytest.raises(UnfitRowError, match=reason):

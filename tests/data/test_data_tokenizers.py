@@ -113,7 +113,9 @@ def test_the_training_sample_does_not_depend_on_the_order_of_documents():
 
 @pytest.mark.parametrize("spec, says", [
     ({"name": "sentencepiece", "vocab_size": 100}, "at least 265"),
-    ({"name": "sentencepiece", "vocab_size": 30_000}, "cannot train 30000"),
+    ({"name": "sentencepiece", "vocab_size": 30_000}, r"got 30000, more than this .*\n  accepted: at most \d+"),
+    ({"name": "sentencepiece", "vocab_size": 265}, r"got 265, fewer than the char.*\n  accepted: at least \d+"),
+    ({"name": "hub", "path": ""}, "got ''"),
     ({"name": "bytes", "special": ("eof",)}, "did you mean: eo"),
     ({"name": "hub", "path": "nowhere"}, "no tokenizer.json"),
     ({"name": "sentencepeice"}, "did you mean: sentencepiece")])

@@ -191,6 +191,9 @@ def test_parameters_on_eight_devices_give_the_same_tokens(axes):
     (dict(prompts=[[1]], max_new_tokens=4, sampling=Sampling(temperature=0.0)), "sampling.temperature"),
     (dict(prompts=[[1]], max_new_tokens=4, sampling=Sampling(top_p=1.5)), "sampling.top_p"),
     (dict(prompts=[[1]], max_new_tokens=4, stop=["a"]), "stop"),
+    (dict(prompts=[[1]], max_new_tokens=4, seed=-1), "seed"),
+    (dict(prompts=[[1]], max_new_tokens=4, seed=2**32), "seed"),
+    (dict(prompts=[[1]], max_new_tokens=2**31), "max_new_tokens"),
 ])
 def test_mistakes_are_named(call, key):
   with pytest.raises(ConfigError) as caught:

@@ -33,11 +33,18 @@ def test_who_am_i(environment, expected):
 
 def test_flags_come_first_and_are_complete():
   assert cluster.find({"LLM_JAX_CLUSTER": "tpu"}, "h:2", 2, 0) == cluster.Cluster("flags", "h:2", 2, 0)
-  for wrong in ((None, 2, 0), ("h:2", 2, 2), ("h", 2, 0), ("h:2", None, 0)):
+  for wrong in ((None, 2, 0), ("h:2", 2, 2), ("h", 2, 0), ("h:2", None, 0), ("h:0", 2, 0), ("h:65536", 2, 0)):
     with pytest.raises(ConfigError):
       cluster.find({}, *wrong)
   with pytest.raises(ConfigError, match="LLM_JAX_PROCESS"):
     cluster.find({"LLM_JAX_COORDINATOR": "h:1", "LLM_JAX_PROCESSES": "two", "LLM_JAX_PROCESS": "0"})
+
+
+@pytest.mark.parametrize("text", ["abc", "", "0", "-1", "1.5"])
+def test_a_deadline_that_is_none_is_refused(text, monkeypatch):
+  monkeypatch.setenv("LLM_JAX_HEARTBEAT_SECONDS", text)
+  with pytest.raises(ConfigError, match="LLM_JAX_HEARTBEAT_SECONDS"):
+    cluster.join(cluster.Cluster("flags", "localhost:1", 2, 1))
 
 
 @pytest.mark.parametrize("nodes, first", [

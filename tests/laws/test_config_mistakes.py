@@ -10,9 +10,13 @@ import pathlib
 import time
 
 import door
+import jax
 import pytest
 
-from llm_jax.core.errors import ConfigError
+from llm_jax import experiment, hub, launch_checks
+from llm_jax.core import config as configs
+from llm_jax.core.errors import ConfigError, DataError
+from llm_jax.models import gpt
 
 SYNONYM = "did you mean: config.optimizer.peak"
 
@@ -20,6 +24,8 @@ SYNONYM = "did you mean: config.optimizer.peak"
 MISTAKES: dict[str, tuple[list[str], list[str]]] = {
     # Typos, at any depth.
     "typo of a section": (["--config.optimiser.peak=1"], ["config.optimiser", "did you mean: config.optimizer.peak"]),
+    "a knob without its section": (["--config.batch_size=3"], ["did you mean: config.train.batch_size"]),
+    "another library's name without its section": (["--config.lr=3"], [SYNONYM]),
     "unknown section": (["--config.zzz=1"], ["config.zzz", "unknown key", "model, peft, data"]),
     "typo of a model knob": (["--config.model.widht=8"], ["config.model.widht", "did you mean: config.model.width"]),
     "typo of a data knob": (["--config.data.pakking=pad"], ["config.data.pakking", "config.data.packing"]),
@@ -48,6 +54,29 @@ MISTAKES: dict[str, tuple[list[str], list[str]]] = {
     "a plug-in as a number": (["--config.model=3"], ["config.model", "3", "dict(name=...)"]),
     "a missing name": (["--config.ema=0.9"], ["config.ema", "0.9", "dict"]),
     # Wrong types and values.
+    # Elements of lists and dicts, and numbers that nothing can hold.
+    "a pattern that is a number": (["--config.optimizer.freeze=[1]"], ["config.optimizer.freeze[0]", "got 1", "str"]),
+    "a prompt that is a number": (["--config.sample.prompts=['a', 1]"], ["config.sample.prompts[1]", "got 1", "str"]),
+    "steps that are words": (["--config.adaptation.steps=['x']"], ["config.adaptation.steps[0]", "'x'", "int"]),
+    "a size that is a word": (["--config.peft.name=lora", "--config.peft.alphas={'query': 'big'}"],
+                              ["config.peft.alphas.query", "'big'", "float"]),
+    "no such element": (["--config.sample.prompts=['a']", "--config.sample.prompts.7=b"],
+                        ["config.sample.prompts.7", "no element '7'"]),
+    "an element by a word": (["--config.sample.prompts=['a']", "--config.sample.prompts.x=b"],
+                             ["config.sample.prompts.x", "no element 'x'"]),
+    "a norm of 400 digits": ([f"--config.optimizer.clip=1{'0' * 400}"], ["config.optimizer.clip", "1000", "64 bits"]),
+    "a batch of 30 zeros": (["--config.train.batch_size=1e30"], ["config.train.batch_size", "1000000", "64 bits"]),
+    "a seed of 65 bits": (["--config.train.seed=18446744073709551616"], ["config.train.seed", "64 bits"]),
+    "a deviation that is no number": (["--config.guard.sigmas=1e999"], ["config.guard.sigmas", "inf", "finite"]),
+    "a window that fills the memory": (["--config.guard.window=1e12"], ["config.guard.window", "1,000,000 steps"]),
+    "layers without end": (["--config.model.depth=100000000"], ["config.model.depth", "100000000", "10,000"]),
+    "labels below none": (["--config.model.labels=-1"], ["config.model.labels", "-1"]),
+    "a pacing without stages": (["--config.curriculum.name=competence", "--config.curriculum.pacing=[]"],
+                                ["config.curriculum.pacing.stages", "[]"]),
+    "a rate of adaptation below 0": (["--config.adaptation.lr=-1"], ["config.adaptation.lr", "-1"]),
+    "a cooldown that is not read": (["--config.optimizer.cooldown=-5"], ["config.optimizer.cooldown", "got -5"]),
+    "a knob of another plug-in, named first": (["--config.optimizer.b2=7", "--config.optimizer.name=sgd",
+                                                "--config.optimizer.peak=1"], ["config.optimizer.b2", "accepted: "]),
     "text for a number": (["--config.train.steps=many"], ["config.train.steps", "'many'", "int"]),
     "a fraction for a count": (["--config.train.batch_size=2.5"], ["config.train.batch_size", "2.5", "int"]),
     "a number for a switch": (["--config.model.tied=3"], ["config.model.tied", "3", "bool"]),
@@ -112,7 +141,9 @@ MISTAKES: dict[str, tuple[list[str], list[str]]] = {
     "batch and micro-batches": (["--config.train.batch_size=8"], ["config.train.batch_size", "8", "16"]),
     "evaluation batch and mesh": (["--config.evaluation.batch_size=12"], ["config.evaluation.batch_size", "12", "8"]),
     "accumulate and batch": (["--config.train.accumulate=3"], ["config.train.accumulate", "3", "16"]),
-    "mesh and devices": (["--config.mesh.data=3"], ["config.mesh", "3", "8"]),
+    "mesh and devices": (["--config.mesh.data=3"], ["config.mesh.data", "data=3", "8 devices", "product is 8"]),
+    "an open axis that gets no whole number": (["--config.mesh.data=3", "--config.mesh.fsdp=-1"],
+                                               ["config.mesh.data", "data=3", "8 devices", "fsdp=-1", "divisor of 8"]),
     "layers and stages": (["--config.mesh.data=2", "--config.mesh.stage=4"], ["config.mesh.stage", "4", "2"]),
     "batch and pipeline": (["--config.mesh.data=4", "--config.mesh.stage=2", "--config.mesh.microbatches=3"],
                            ["config.train.batch_size", "16", "24", "3 micro-batches"]),
@@ -134,17 +165,27 @@ MISTAKES: dict[str, tuple[list[str], list[str]]] = {
                                  ["config.data.tokenizer.vocab_size", "10"]),
     # Files and data.
     "no data folder": (["--config.data.path=/nowhere/at/all"], ["config.data.path", "/nowhere/at/all"]),
+    "an empty data path": (["--config.data.path="], ["config.data.path: got ''"]),
     "a file that is not text": (["--config.data.path=/bin/sh"], ["config.data.path", ".txt"]),
     "an unknown domain": (["--config.data.mixture={'prose': 1.0}"], ["config.data.mixture", "prose"]),
     # Flags.
     "unknown flag": (["--wrkdir=/tmp/x"], ["--wrkdir", "did you mean: --workdir"]),
     "a misspelt config flag": (["--cofnig.train.steps=3"], ["--cofnig.train.steps", "config"]),
     "no dashes": (["config.optimizer.peak=1"], ["config.optimizer.peak=1", "--config.optimizer.peak=1"]),
+    "no dashes, and no such key": (["config.lr=1"], ["'config.lr=1'", "did you mean: --config.optimizer.peak=1"]),
     "one word too many": (["more"], ["'more'", "--"]),
     "a config flag without a value": (["--config.train.steps"], ["--config.train.steps", "no value"]),
+    "no dashes, and a typo": (["config.optimiser.peak=1"], ["did you mean: --config.optimizer.peak=1"]),
+    "a folder given twice": (["--workdir=/nowhere"], ["--workdir: given 2 times", "'/nowhere'"]),
+    "an empty folder": (["--init_from="], ["--init_from: got ''"]),
+    "fewer devices than none": (["--fake_devices=-2"], ["--fake_devices=-2"]),
+    "a port that cannot be": (["--processes=2", "--process=1", "--coordinator=localhost:99999999"],
+                              ["--coordinator", "localhost:99999999", "65535"]),
     "a profile that is none": (["--profile=9"], ["--profile", "'9'", "FIRST:LAST"]),
     "a switch with a value": (["--dry_run=perhaps"], ["dry_run"]),
     "seconds that are none": (["--watchdog_seconds=soon"], ["watchdog_seconds"]),
+    "seconds below 0": (["--watchdog_seconds=-5"], ["--watchdog_seconds: got -5", "more than 0"]),
+    "seconds that no clock counts": (["--watchdog_seconds=nan"], ["--watchdog_seconds: got nan"]),
     "no weights to start from": (["--init_from=/nowhere"], ["--init_from", "/nowhere"]),
     "W&B that is not installed": (["--config.log.wandb={'mode': 'offline'}"], ["config.log.wandb", "pip install"]),
 }
@@ -187,6 +228,9 @@ def test_a_mistake_is_told_with_its_key(mistake, tmp_path):
     ("def get_config(arg=''):\n  return 7\n", ["get_config", "7"]),
     ("def get_config(arg=''):\n  return {}\n", ["config.model"]),
     ("raise SystemExit(0)\n", [".py:1", "SystemExit"]),
+    ("x = {}\nx['x'] = x\ndef get_config(arg=''):\n  return x\n", ["holds itself"]),
+    ("raise ValueError('word\\n' * 40)\n", [".py:1", "ValueError: word word"]),
+    ("get_config = 3\n", ["get_config", "int"]),
 ])
 def test_a_config_file_that_is_wrong(text, words, tmp_path):
   file = tmp_path / "wrong.py"
@@ -198,11 +242,26 @@ def test_a_config_file_that_is_wrong(text, words, tmp_path):
     ("tests/laws/tiny_rum.py", ["--config", "tiny_rum.py", "did you mean: ", "tiny_run.py"]),
     (f"{door.TINY}:refused", ["--config", "tiny_run.py:", "no such size: refused"]),
     ("configs", ["--config", "configs"]),
+    ("README.md", ["--config", "README.md", "Python file"]),
+    ("tests/golden/gpt2.json", ["--config", "gpt2.json", "--workdir"]),
     ("", ["--config"]),
 ])
 def test_a_config_flag_that_is_wrong(flag, words, tmp_path, monkeypatch):
   monkeypatch.chdir(door.ROOT)
   told(door.call(f"--config={flag}", f"--workdir={tmp_path}"), words)
+
+
+def test_the_plug_in_that_is_named_last_keeps_the_knobs_named_before_it():
+  schema = {"optimizer": configs.Section("", room="optimizers")}
+  config = {"optimizer": {"name": "adamw", "b1": 0.5}}
+  configs.override_all(config, [("optimizer.weight_decay", "0.77"), ("optimizer.name", "lion")], schema)
+  assert config == {"optimizer": {"name": "lion", "weight_decay": 0.77}}
+
+
+def test_arrays_of_a_config_file_become_lists(tmp_path):
+  file = tmp_path / "arrays.py"
+  file.write_text("import numpy as np\ndef get_config():\n  return {'a': np.arange(2), 'b': np.int32(3)}\n")
+  assert configs.load_file(str(file)) == {"a": [0, 1], "b": 3}
 
 
 def test_flags_that_are_missing(tmp_path):
@@ -214,6 +273,30 @@ def test_flags_that_are_missing(tmp_path):
 def test_a_workdir_that_cannot_be_one(tmp_path):
   (tmp_path / "file").write_text("")
   told(door.call(*door.tiny(tmp_path / "file")), ["--workdir", "file"])
+
+
+@pytest.mark.parametrize("mistake", ["a profile that is none", "seconds below 0", "no weights to start from"])
+def test_flags_are_looked_at_in_a_dry_run_too_and_leave_no_trace(mistake, tmp_path):
+  arguments, words = MISTAKES[mistake]
+  for dry in ([], ["--dry_run"]):
+    told(door.call(*door.tiny(tmp_path / "new" / "run"), *arguments, *dry), words)
+  assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("dry", [[], ["--dry_run"]])
+@pytest.mark.parametrize("held", ["config.json", "model.safetensors", "adapter_model.safetensors"])
+def test_a_workdir_that_holds_a_model(held, dry, tmp_path):
+  (tmp_path / held).write_text('{"model_type": "gpt2"}')
+  told(door.call(*door.tiny(tmp_path), *dry), ["--workdir", "accepted: "])
+  assert [p.name for p in tmp_path.iterdir()] == [held] and "gpt2" in (tmp_path / held).read_text()
+
+
+def test_weights_of_another_shape_leave_no_workdir(tmp_path):
+  model = gpt.build(99, 16, variant="debug", width=16, depth=1, heads=2)
+  hub.save(tmp_path / "start", model, model.init(jax.random.key(0)))
+  outcome = door.call(*door.tiny(tmp_path / "new" / "run"), f"--init_from={tmp_path / 'start'}")
+  told(outcome, ["start is not of this model"], code=4)
+  assert [p.name for p in tmp_path.iterdir()] == ["start"]
 
 
 def test_a_folder_without_text(tmp_path):
@@ -232,6 +315,33 @@ def test_too_little_text(tmp_path):
   (tmp_path / "data.txt").write_text("a few words\n")
   outcome = door.call(*door.tiny(tmp_path / "run", f"--config.data.path={tmp_path / 'data.txt'}"))
   told(outcome, [], code=3)
+
+
+def test_a_key_that_is_nowhere_is_not_suggested(tmp_path):
+  outcome = door.call(*door.tiny(tmp_path / "run"), "config.zzz=1")
+  told(outcome, ["'config.zzz=1' is not a flag"])
+  assert "did you mean" not in outcome.err
+
+
+@pytest.mark.parametrize("error", [
+    RuntimeError("Unable to initialize backend 'foo': no such thing (set JAX_PLATFORMS='' to choose)"),
+    RuntimeError("Unknown backend: 'foo' requested"), AssertionError()], ids=repr)
+def test_a_platform_that_is_not_here(error, tmp_path, monkeypatch):
+  def backends(*_):  # as jax calls it
+    raise error
+  monkeypatch.setattr("jax.devices", backends)
+  monkeypatch.setenv("JAX_PLATFORMS", "foo")
+  told(door.call(*door.tiny(tmp_path / "run")), ["JAX_PLATFORMS: got 'foo'", "accepted"])
+
+
+def test_less_text_than_a_batch_serves_all_but_training(tmp_path):
+  (tmp_path / "data.txt").write_text("a few words and a few more " * 4)
+  made = configs.load_file(door.TINY)
+  made["data"] = {"name": "text_folder", "path": str(tmp_path / "data.txt"), "tokenizer": {"name": "bytes"}}
+  run = experiment.build(made)
+  with pytest.raises(DataError, match=r"data\.txt") as caught:
+    launch_checks.check_enough(run)
+  assert "config.train.batch_size" in str(caught.value)
 
 
 def test_a_fault_that_is_none(tmp_path, monkeypatch):

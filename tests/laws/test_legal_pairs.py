@@ -6,7 +6,7 @@ import pathlib
 
 import pytest
 
-from llm_jax import experiment, pairs
+from llm_jax import doors, experiment, pairs
 from llm_jax.core.errors import ConfigError
 from llm_jax.run import Run
 
@@ -66,3 +66,10 @@ def test_every_other_pair_is_refused_with_the_reason():
         run_of(heads[0][0], forms[0][0])
       refused += 1
   assert refused == 12
+
+
+def test_a_misspelt_flag_prints_no_table(capsys):
+  with pytest.raises(SystemExit) as stop:
+    doors.run(pairs.main, pairs.define, ["pairs", "--readm"])
+  said = capsys.readouterr()
+  assert stop.value.code == 2 and not said.out and "did you mean: --readme" in said.err

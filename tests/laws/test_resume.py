@@ -133,6 +133,29 @@ def test_a_longer_run_goes_on(copy, unbroken):
   assert [repr(r) for r in kept] == [repr(r) for r in door.rows(unbroken)]
 
 
+def test_fewer_steps_than_are_done_are_refused(copy):
+  before = files(copy)
+  outcome = door.call(*door.tiny(copy), "--config.train.steps=39", "--config.ema.decay=0.9")
+  assert outcome.code == 2 and len(outcome.err.splitlines()) <= 10, outcome
+  assert f"config.train.steps: got 39, but the run in {copy} has done {STEPS} steps" in outcome.err
+  assert files(copy) == before
+
+
+@pytest.mark.parametrize("content", ['{"sta', "[1]", None])
+@pytest.mark.parametrize("name", ["status.json", "metrics.jsonl"])
+def test_a_damaged_file_is_told_and_nothing_changes(copy, name, content):
+  """None: a folder in its place."""
+  (copy / name).unlink()
+  if content is None:
+    (copy / name).mkdir()
+  else:
+    (copy / name).write_text(content if name == "status.json" else content + '\n{"step": 1}\n')
+  before = files(copy)
+  outcome = door.call(*door.tiny(copy), "--config.log.every=5")
+  assert outcome.code == 3 and name in outcome.err and len(outcome.err.splitlines()) <= 10, outcome
+  assert files(copy) == before
+
+
 @pytest.mark.faults
 def test_twenty_kills_at_random_instants(unbroken, tmp_path):
   """Up to two seconds after the step was compiled, or in the middle of starting and compiling."""
