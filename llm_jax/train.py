@@ -50,8 +50,9 @@ def main(values: Any, overrides: doors.Overrides) -> int:
   from llm_jax.training import flops, settings
   from llm_jax.training.session import Session
 
-  launch_checks.check_enough(run)
   workdir = pathlib.Path(values.workdir)
+  if not resumes(values):  # whose other data would be told as such
+    launch_checks.check_enough(run)
   section, tokenizer = settings.sample(**run.config["sample"]), run.corpus.tokenizer
   if section.every and tokenizer is None:
     raise ConfigError("config.sample.every", f"got {section.every}, but this data is no text", accepted="0")
@@ -75,7 +76,7 @@ def check_flags(values: Any) -> None:
     ConfigError: a flag that the run could not use. DataError, CheckpointError: what it names is damaged.
   """
   from llm_jax import pretrained
-  from llm_jax.training import profiler, seal
+  from llm_jax.training import profiler
   from llm_jax.training.workdir import check_workdir
 
   profiler.parse(values.profile, "")
@@ -85,9 +86,15 @@ def check_flags(values: Any) -> None:
     raise ConfigError("--workdir", "required but not given", accepted="the folder that the run is to be written to")
   if values.workdir is not None:
     check_workdir(pathlib.Path(values.workdir))
-  resumes = values.workdir is not None and seal.steps(pathlib.Path(values.workdir) / "checkpoints")
-  if values.init_from is not None and not resumes:
+  if values.init_from is not None and not resumes(values):
     pretrained.check_source(values.init_from)
+
+
+def resumes(values: Any) -> bool:
+  """Whether the workdir has checkpoints to go on from."""
+  from llm_jax.training import seal
+
+  return values.workdir is not None and bool(seal.steps(pathlib.Path(values.workdir) / "checkpoints"))
 
 
 def on_these_devices(config: Any) -> Any:
