@@ -13,7 +13,7 @@ from absl import flags
 from llm_jax import doors
 from llm_jax.core.errors import ConfigError
 
-UNREAD = ("greedy", "temperature", "top_k", "top_p", "min_p", "seed", "stop")  # by beam search
+SAMPLING = ("temperature", "top_k", "top_p", "min_p")  # beam search reads none of these; greedy it is by itself
 TYPED = {"max_new_tokens": "--max_new_tokens", "prompt": "--prompt"}  # argument: its flag
 
 
@@ -72,9 +72,11 @@ def check(values: Any) -> None:
     raise ConfigError("--workdir", "give either --workdir or --hf", accepted="a run's folder, or a Hugging Face folder")
   if values.hf is not None and (unread := [n for n in ("step", "ema") if values[n].present]):
     raise ConfigError(f"--{unread[0]}", "a Hugging Face folder has no checkpoints", accepted="--workdir")
-  if values.beams > 1 and (unread := [n for n in UNREAD if values[n].present]):
-    raise ConfigError(f"--{unread[0]}", f"beam search (--beams={values.beams}) does not read it",
-                      accepted="--repetition_penalty and --max_new_tokens, or --beams=1")
+  greedy = values.greedy or values.temperature == 0
+  sampled = [] if greedy else [n for n in SAMPLING if values[n].value != values[n].default]
+  if values.beams > 1 and sampled:
+    raise ConfigError(f"--{sampled[0]}", f"beam search (--beams={values.beams}) does not sample",
+                      accepted="--repetition_penalty, --stop and --max_new_tokens, or --beams=1")
   if "" in values.stop:
     raise ConfigError("--stop", "got ''", accepted="a text that ends the continuation")
   for name, text in [("prompt", t) for t in values.prompt] + [("stop", t) for t in values.stop]:
@@ -95,7 +97,8 @@ def write(generator: Any, tokenizer: Any, how: Any, values: Any) -> None:
     shown = prompt + "\n" * generator.programs.encodes
     if values.beams > 1:
       best = beam_search(generator, [ids], beams=values.beams, repetition_penalty=how.repetition_penalty, **common)[0]
-      print(shown + tokenizer.decode(best.tokens))
+      text = tokenizer.decode(best.tokens)
+      print(shown + text[:min((text.find(s) for s in values.stop if s in text), default=len(text))])
       continue
     print(shown, end="", flush=True)
     for piece in generator.stream_text(ids, tokenizer.decode, sampling=how, seed=values.seed, stop=values.stop,

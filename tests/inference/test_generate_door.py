@@ -55,7 +55,7 @@ def unloaded(monkeypatch):
     *[(["--workdir=a", f"--seed={seed}"], [f"--seed={seed}", "4294967295"]) for seed in (-1, 2**32, 10**20)],
     *[(["--workdir=a", flag], [flag]) for flag in ("--beams=0", "--beams=-3", "--max_new_tokens=0")],
     *[(["--workdir=a", "--beams=2", flag], [f"{flag.split('=')[0]}: beam search"]) for flag in (
-        "--temperature=0.5", "--top_p=0.9", "--top_k=3", "--min_p=0.1", "--stop=e", "--seed=1", "--greedy")],
+        "--temperature=0.5", "--top_p=0.9", "--top_k=3", "--min_p=0.1")],
     (["--workdir=a", "--stop="], ["--stop: got ''"]),
     (["--workdir=a", "--prompt=\udcff"], ["--prompt:", "UTF-8"]),
     (["--workdir=a", "--stop=\udcff"], ["--stop:", "UTF-8"]),
@@ -76,6 +76,20 @@ def test_what_the_model_cannot_do_is_told_by_the_flag(capsys, monkeypatch, flags
   monkeypatch.setattr(pretrained, "from_workdir", lambda *_, **__: (model, params, Letters()))
   said = told(capsys, "--workdir=a", *flags)
   assert all(word in said for word in words), said
+
+
+def test_beams_end_at_a_stop_text_too(capsys, monkeypatch):
+  model = short()
+  params = model.init(jax.random.key(0))
+  monkeypatch.setattr(pretrained, "from_workdir", lambda *_, **__: (model, params, Letters()))
+  def said(*more):
+    with pytest.raises(SystemExit) as ended:
+      doors.run(generate.main, generate.define, ["generate", "--workdir=a", "--prompt=abc", "--beams=2", "--greedy",
+                                                 "--max_new_tokens=4", *more])
+    assert ended.value.code == 0
+    return capsys.readouterr().out.strip()
+  whole = said()
+  assert len(whole) == 7 and said(f"--stop={whole[5:]}") == whole[:whole.index(whole[5:], 3)]
 
 
 @pytest.mark.parametrize("changes, key", [
