@@ -99,9 +99,9 @@ def test_rollouts_serve_so_many_steps_and_a_resume_repeats_them(monkeypatch, tmp
   assert [abs(r["loss"]) < 1e-5 for r in rows] == [False, True, False]
 
 
-@pytest.mark.parametrize("options", [slow(dict(loss="dr_grpo")), dict(loss="grpo"), slow(dict(name="rloo")),
-                                     slow(dict(name="ppo", whiten=False)),
-                                     slow(dict(loss="dapo", level="sequence"))], ids=str)
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [dict(loss="dr_grpo"), dict(loss="grpo"), dict(name="rloo"),
+                                     dict(name="ppo", whiten=False), dict(loss="dapo", level="sequence")], ids=str)
 def test_micro_batches_change_nothing(monkeypatch, options):
   """On the same rollouts: they are drawn in the first step, the second one reads them."""
   whole, parts = (build(monkeypatch, accumulate=n, updates=2, **options) for n in (1, 4))

@@ -58,6 +58,7 @@ def test_schedules_are_drawn_from_configs_alone(monkeypatch):
   assert not [o for o in shown if o.get("name") == "stderr"]
 
 
+@pytest.mark.slow
 def test_a_meta_learning_run_shows_adaptation_before_and_after(monkeypatch):
   one_device = dict(JAX_PLATFORMS="cpu", XLA_FLAGS="")
   shown = outputs(execute(ROOT / "notebooks" / "03_meta_learning.ipynb", monkeypatch, **one_device))
