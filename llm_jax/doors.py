@@ -92,13 +92,13 @@ def parse(argv: list[str], define: Callable[[flags.FlagValues], None]) -> tuple[
 
 
 def check_texts(values: flags.FlagValues) -> None:
-  """Raises ConfigError for a flag of one text, a file or a folder as a rule, that is empty, and for a second config or
-  workdir. Of other flags the last one counts, so that a script can append to what it always says."""
+  """Raises ConfigError for a flag of one text, a file or a folder as a rule, that is empty, and for a second config,
+  which is not added to the first. Of other flags the last one counts: launchers append theirs."""
   for name in _names(values):
     flag = values[name]
     if flag.flag_type() != "string":
       continue
-    if flag.present > 1 and name in ("config", "workdir"):
+    if flag.present > 1 and name == "config":
       raise ConfigError(f"--{name}", f"given {flag.present} times, at last as {flag.value!r}", accepted=f"one --{name}")
     if flag.value == "" and flag.default != "":
       raise ConfigError(f"--{name}", "got ''", accepted=flag.help)

@@ -176,7 +176,7 @@ MISTAKES: dict[str, tuple[list[str], list[str]]] = {
     "one word too many": (["more"], ["'more'", "--"]),
     "a config flag without a value": (["--config.train.steps"], ["--config.train.steps", "no value"]),
     "no dashes, and a typo": (["config.optimiser.peak=1"], ["did you mean: --config.optimizer.peak=1"]),
-    "a folder given twice": (["--workdir=/nowhere"], ["--workdir: given 2 times", "'/nowhere'"]),
+    "a second config": (["--config=other.py"], ["--config: given 2 times", "'other.py'"]),
     "an empty folder": (["--init_from="], ["--init_from: got ''"]),
     "fewer devices than none": (["--fake_devices=-2"], ["--fake_devices=-2"]),
     "a port that cannot be": (["--processes=2", "--process=1", "--coordinator=localhost:99999999"],
