@@ -173,7 +173,7 @@ def read_config(flag: str | None, workdir: str | None, overrides: Overrides, sch
     ConfigError: neither is there, or an override is wrong.
   """
   from llm_jax.core import config as configs
-  from llm_jax.training.session import saved_config
+  from llm_jax.training.workdir import saved_config
 
   if flag is not None:
     config = configs.load_file(flag)

@@ -40,6 +40,11 @@ class Section:
   many: bool = False
   synonyms: Mapping[str, str] = dataclasses.field(default_factory=dict)  # what others call a knob -> our name
 
+  @property
+  def functions(self) -> tuple[Callable, ...]:
+    """Those whose knobs the section accepts, whatever plug-in it names."""
+    return (*((self.function,) if self.function else ()), *self.shared)
+
   def knobs(self, spec: Mapping[str, Any], key: str) -> dict[str, plugins.Knob]:
     """Every knob that this section accepts, given the plug-in that `spec` names."""
     knobs: dict[str, plugins.Knob] = {}
@@ -47,7 +52,7 @@ class Section:
       if "name" not in spec:
         raise ConfigError(f"{key}.name", "required but not given", accepted=", ".join(plugins.available(self.room)))
       knobs |= plugins.knobs_of(plugins.find(self.room, spec["name"], f"{key}.name").build)
-    for function in (*((self.function,) if self.function else ()), *self.shared):
+    for function in self.functions:
       knobs = plugins.knobs_of(function) | knobs
     return knobs
 
@@ -180,8 +185,7 @@ def _nearest_path(parts: list[str], schema: Schema) -> str | None:
   """The section that has a knob of this name, whatever its plug-in, or calls it otherwise (lr -> optimizer.peak); else
   the top-level key nearest to the first part."""
   for name, section in schema.items():
-    functions = (*((section.function,) if section.function else ()), *section.shared)
-    known = {k: k for f in functions for k in plugins.knobs_of(f)} | dict(section.synonyms)
+    known = {k: k for f in section.functions for k in plugins.knobs_of(f)} | dict(section.synonyms)
     if len(parts) == 1 and parts[0] in known:
       return f"config.{name}.{known[parts[0]]}"
   near = nearest_name(parts[0], schema)

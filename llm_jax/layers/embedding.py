@@ -1,6 +1,5 @@
 """Tables of vectors: token embeddings (and their transpose as the output head) and learned positions."""
 
-
 import jax
 import jax.numpy as jnp
 from flax import nnx

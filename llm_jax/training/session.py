@@ -24,7 +24,6 @@ from llm_jax.training.same_run import check_same_run
 from llm_jax.training.throughput import Throughput
 from llm_jax.training.watchdog import Watchdog
 from llm_jax.training.workdir import check_workdir, saved_status
-from llm_jax.training.workdir import saved_config as saved_config
 
 Sampler = Callable[[TrainState], list[tuple[str, str]]]
 REPORT_SHARE = 0.02  # of the time goes into writing the report anew while the run goes on

@@ -153,7 +153,7 @@ def test_every_knob_is_documented_typed_and_buildable(room):
 @pytest.mark.parametrize("name", [n for n, s in experiment.SCHEMA.items() if s.function or s.shared])
 def test_every_section_is_documented(name):
   section = experiment.SCHEMA[name]
-  for function in filter(None, (section.function, *section.shared)):
+  for function in section.functions:
     knobs = plugins.knobs_of(function)
     assert knobs and not [k for k, knob in knobs.items() if not knob.meaning], function
 
