@@ -47,10 +47,15 @@ class Way:
 
   def overrides(self, config: Config) -> dict[str, Any]:
     """{config path: value}; of the axes those that are cut, the usual three, and what the config itself sets."""
-    shown = {"data", "fsdp", "tensor", *(config.get("mesh") or {})}
+    own = config.get("mesh") or {}
+    shown = {"data", "fsdp", "tensor", *own}
     found: dict[str, Any] = {f"mesh.{a}": n for a, n in self.mesh.items() if n > 1 or a in shown}
     if self.microbatches is not None:
       found["mesh.microbatches"] = self.microbatches
+    elif own.get("microbatches") is not None:
+      found["mesh.microbatches"] = None
+    if self.mesh.get("stage", 1) == 1 and own.get("rounds", 1) != 1:
+      found["mesh.rounds"] = 1
     remat = {} if self.remat is None else {"model.remat": self.remat}
     return {**found, **remat, "train.accumulate": self.accumulate, "train.split_state": self.split_state}
 

@@ -1,7 +1,6 @@
 """How Llama, Mistral, Mixtral, Qwen and Gemma folders read in Hugging Face's words: keys of config.json, names.
 
-config.json is read as transformers 5 reads it, from the keys of either generation: `rope_parameters`, or `rope_theta`
-with `rope_scaling` (and `rope_local_base_freq` in Gemma 3).
+config.json is read as transformers 5 reads it, from the keys of either generation.
 """
 
 import dataclasses
@@ -11,8 +10,8 @@ from typing import Any
 from llm_jax.core import hugging_face as hf
 from llm_jax.core import tensor_table as tensors
 from llm_jax.core.errors import ConfigError, unknown_name
-from llm_jax.layers.positions import SCALINGS, Rope
 from llm_jax.layers.stack import period
+from llm_jax.models import decoder_hf_ropes
 from llm_jax.models.decoder import from_config
 from llm_jax.models.decoder_config import DecoderConfig
 from llm_jax.models.decoder_hf_defaults import DEFAULTS
@@ -32,8 +31,6 @@ ENDINGS = {"ForCausalLM": "lm", "ForSequenceClassification": "sequence", "ForTok
 GEMMA3_HEADS = {"Gemma3ForCausalLM": "lm", "Gemma3TextForSequenceClassification": "sequence", "Gemma3TextModel": "none",
                 "Gemma3ForConditionalGeneration": "lm", "Gemma3ForSequenceClassification": "sequence",
                 "Gemma3Model": "none"}
-ROPE_KEYS = ("factor", "original_max_position_embeddings", "low_freq_factor", "high_freq_factor", "attention_factor",
-             "beta_fast", "beta_slow", "mscale", "mscale_all_dim", "truncate")
 HARMLESS = ("_sliding_window_pattern", "sliding_window_pattern", "hidden_act", "hidden_activation", "sliding_window",
             "max_window_layers", "use_sliding_window")
 QUESTION_OF_TRANSFORMER = ("llama", "qwen2", "qwen3", "qwen3_moe")  # whose answering class calls its backbone so
@@ -97,7 +94,7 @@ def config_from_hf(given: Mapping[str, Any]) -> DecoderConfig:
   kv_heads, head_width = read("num_key_value_heads", int | None), read("head_dim", int | None)
   fields["kv_heads"] = kv_heads or fields["heads"]
   fields["head_width"] = head_width or fields["width"] // fields["heads"]
-  fields |= _biases(family, read) | _spans(family, read, fields["depth"]) | _ropes(family, read)
+  fields |= _biases(family, read) | _spans(family, read, fields["depth"]) | decoder_hf_ropes.read(family, read)
   if family.startswith("gemma"):
     fields |= _gemma(family, read)
   else:
@@ -187,41 +184,6 @@ def _spans(family: str, read: hf.ConfigReader, depth: int) -> dict[str, Any]:
   return dict(spans=ours, window=window if "local" in ours else None)
 
 
-def _ropes(family: str, read: hf.ConfigReader) -> dict[str, Rope]:
-  """The rope of global layers, and in Gemma 3 that of local ones."""
-  read.used |= {"rope_parameters", "rope_scaling", "rope_theta", "rope_local_base_freq",
-                "original_max_position_embeddings"}
-  said = dict(read.hf.get("rope_parameters") or {})
-  scaling = dict(read.hf.get("rope_scaling") or {})
-  top = read.hf.get("original_max_position_embeddings")
-  if family == "gemma3_text":
-    full = {"rope_theta": read.hf.get("rope_theta") or 1_000_000.0} | (said.get("full_attention") or {}) | scaling
-    local = {"rope_theta": read.hf.get("rope_local_base_freq") or 10_000.0} | (said.get("sliding_attention") or {})
-    return dict(rope=_rope(full, top), local_rope=_rope(local, top))
-  return dict(rope=_rope({"rope_theta": read.hf.get("rope_theta") or read.defaults.get("rope_theta", 10_000.0)}
-                         | (scaling or said), top))
-
-
-def _rope(said: Mapping[str, Any], trained: int | None) -> Rope:
-  said = {k: v for k, v in said.items() if v is not None}
-  kind = said.get("rope_type", said.get("type", "default"))
-  if kind not in SCALINGS:
-    raise unknown_name("config.json: rope_type", kind, list(SCALINGS), what="rope scaling")
-  if said.get("partial_rotary_factor", 1.0) != 1.0:
-    raise ConfigError("config.json: partial_rotary_factor", f"{said['partial_rotary_factor']} is not supported",
-                      accepted="1.0")
-  known = {"rope_theta", "rope_type", "type", "partial_rotary_factor", "finetuned", *ROPE_KEYS}
-  unknown = sorted(set(said) - known)
-  if unknown:
-    raise unknown_name("config.json: rope_parameters", unknown[0], sorted(known), what="key")
-  used = dict(linear=ROPE_KEYS[:1], dynamic=ROPE_KEYS[:1], llama3=ROPE_KEYS[:4],
-              yarn=(*ROPE_KEYS[:2], *ROPE_KEYS[4:])).get(kind, ())
-  options = {k: said[k] for k in used if k in said}
-  if trained is not None and kind in ("llama3", "yarn"):
-    options["original_max_position_embeddings"] = trained
-  return Rope(float(said["rope_theta"]), kind, tuple(sorted(options.items())))
-
-
 def config_to_hf(config: DecoderConfig) -> dict[str, Any]:
   """The config.json of this architecture, in keys that transformers 4 and 5 both read.
 
@@ -243,7 +205,7 @@ def config_to_hf(config: DecoderConfig) -> dict[str, Any]:
     config = dataclasses.replace(config, attention_scale=scale)
     said |= dict(query_pre_attn_scalar=_whole(scale**-2), final_logit_softcapping=config.logit_cap)
     said |= dict(attn_logit_softcapping=config.attention_cap) if family == "gemma2" else {}
-  said |= _said_ropes(config)
+  said |= decoder_hf_ropes.say(config)
   return hf.checked_round_trip(config, said, HUGGING_FACE, IGNORE)
 
 
@@ -268,17 +230,6 @@ def _said_experts(config: DecoderConfig) -> dict[str, Any]:
   return said | dict(num_experts=config.experts, moe_intermediate_size=config.expert_hidden or config.hidden,
                      norm_topk_prob=config.normalise_experts, mlp_only_layers=list(config.dense_layers),
                      decoder_sparse_step=config.sparse_step)
-
-
-def _said_ropes(config: DecoderConfig) -> dict[str, Any]:
-  say = lambda rope: dict(rope_type=rope.kind, rope_theta=rope.theta, **dict(rope.options))
-  scaling = {k: v for k, v in say(config.rope).items() if k != "rope_theta"}
-  older = dict(rope_theta=config.rope.theta, rope_scaling=None if config.rope.kind == "default" else scaling)
-  if config.family != "gemma3_text":
-    return older | dict(rope_parameters=say(config.rope))
-  local = config.local_rope or config.rope
-  return older | dict(rope_local_base_freq=local.theta,
-                      rope_parameters=dict(full_attention=say(config.rope), sliding_attention=say(local)))
 
 
 def _whole(x: float) -> float | int:

@@ -181,7 +181,7 @@ def from_options(options: device_mesh.Options, devices: Sequence[Any] | None = N
 
   Raises:
     ConfigError: sizes that do not fit the devices or have not been chosen, an override that is no pattern or names no
-      logical axis.
+      logical axis, a schedule for a pipeline that is not there.
   """
   if options.auto:
     raise ConfigError("config.mesh.auto", "nobody has chosen yet", accepted="False, or the doors train and plan, which "
@@ -197,6 +197,11 @@ def from_options(options: device_mesh.Options, devices: Sequence[Any] | None = N
       if axis is not None and axis not in table:
         raise unknown_name(key, axis, list(table), what="logical axis")
   found = device_mesh.make(options.axes, devices)
+  if found.shape["stage"] == 1:
+    for name, value, unsaid in (("microbatches", options.microbatches, None), ("rounds", options.rounds, 1)):
+      if value != unsaid:
+        raise ConfigError(f"config.mesh.{name}", f"got {value}, but there is no pipeline: config.mesh.stage is 1",
+                          accepted=f"{unsaid}, or config.mesh.stage above 1")
   if options.offload_optimizer and HOST not in device_mesh.memories(found):
     raise ConfigError("config.mesh.offload_optimizer", f"{found.devices.flat[0].device_kind} devices cannot use "
                       "the memory of their host", accepted="False")

@@ -57,15 +57,22 @@ def test_a_pipeline_has_whole_stages_and_micro_batches():
       assert 64 % (c.way.mesh["data"] * c.way.mesh["fsdp"] * way.accumulate * way.microbatches) == 0
 
 
+def test_a_way_without_a_pipeline_unsays_the_config_s_own_schedule():
+  config = dict(mesh=dict(stage=2, microbatches=4, rounds=2))
+  said = plan_search.Way(dict(data=8, stage=1), None).overrides(config)
+  assert (said["mesh.stage"], said["mesh.microbatches"], said["mesh.rounds"]) == (1, None, 1)
+  assert not {"mesh.microbatches", "mesh.rounds"} & set(plan_search.Way(dict(data=8), None).overrides({}))
+
+
 @pytest.mark.slow
 def test_a_small_model_wants_copies_with_split_state():
   best = searched("gpt2.py:124m", "v5e", 8, 512, 50_304)[0]
   assert best.way.mesh["data"] == 8 and best.way.split_state and best.found["fits"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name, chip, count, rows", [("decoder.py:llama3-8b", "h100", 64, 256),
-                                                     pytest.param("decoder.py:llama3-70b", "v5p", 256, 512,
-                                                                  marks=pytest.mark.slow)])
+                                                     ("decoder.py:llama3-70b", "v5p", 256, 512)])
 def test_a_large_model_wants_split_weights(name, chip, count, rows):
   ranked = searched(name, chip, count, rows, 128_256)
   way = ranked[0].way
