@@ -40,12 +40,15 @@ def main(values: Any, overrides: doors.Overrides) -> int:
     return 0
   check_flags(values)
   run = experiment.build(on_these_devices(config))
+  from llm_jax import launch_checks, pretrained
+
   if values.dry_run:
     from llm_jax import dry_run
 
+    if values.init_from is not None and not resumes(values):
+      pretrained.initial(values.init_from, run.base)  # whether it fits
     print(dry_run.describe(run))
     return 0
-  from llm_jax import launch_checks, pretrained
   from llm_jax.inference import samples
   from llm_jax.training import flops, settings
   from llm_jax.training.session import Session

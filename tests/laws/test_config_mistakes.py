@@ -294,10 +294,11 @@ def test_a_workdir_that_holds_a_model(held, dry, tmp_path):
   assert [p.name for p in tmp_path.iterdir()] == [held] and "gpt2" in (tmp_path / held).read_text()
 
 
-def test_weights_of_another_shape_leave_no_workdir(tmp_path):
+@pytest.mark.parametrize("dry", [[], ["--dry_run"]])
+def test_weights_of_another_shape_leave_no_workdir(dry, tmp_path):
   model = gpt.build(99, 16, variant="debug", width=16, depth=1, heads=2)
   hub.save(tmp_path / "start", model, model.init(jax.random.key(0)))
-  outcome = door.call(*door.tiny(tmp_path / "new" / "run"), f"--init_from={tmp_path / 'start'}")
+  outcome = door.call(*door.tiny(tmp_path / "new" / "run"), f"--init_from={tmp_path / 'start'}", *dry)
   told(outcome, ["start is not of this model"], code=4)
   assert [p.name for p in tmp_path.iterdir()] == ["start"]
 
