@@ -231,11 +231,8 @@ class Run:
   def bits_per_byte(self) -> float | None:
     """Factor from nats per training token to bits per byte of training text; None if the data are no text, or
     the objective does not score all of it."""
-    streams = [s for s in self.corpus.streams if s.split == "train"]
-    if not streams or not self.objective.codes_text:
-      return None
-    text_bytes = sum(s.text_bytes for s in streams)
-    return sum(s.size for s in streams) / max(text_bytes, 1) / math.log(2)
+    per_token = self.corpus.bytes_per_token
+    return 1 / per_token / math.log(2) if per_token and self.objective.codes_text else None
 
   def identity(self) -> dict[str, Any]:
     """What a resume compares: the resolved config and the data's fingerprint."""

@@ -22,7 +22,7 @@ from llm_jax.data.fingerprint import digest
 from llm_jax.data.packing import Packing
 from llm_jax.data.splitting import SplitMode, split_documents
 from llm_jax.data.token_store import Stream
-from llm_jax.data.windows import EvaluationSource, TrainSource
+from llm_jax.data.windows import EvaluationSource, TrainSource, bytes_per_target
 
 FORMAT = 1  # of the token store; a new number makes every store anew
 MixtureKnob = dict[str, float] | Literal["proportional", "equal"]
@@ -106,6 +106,18 @@ class Corpus:
   def vocab_size(self) -> int:
     """V: all token ids are in [0, V); 0 if the data are no tokens."""
     return self.ids if self.tokenizer is None else self.tokenizer.vocab_size
+
+  @functools.cached_property
+  def bytes_per_token(self) -> float | None:
+    """UTF-8 bytes per training target under the configured mixture; None if the data are no running text."""
+    streams = [s for s in self.streams if s.split == "train"]
+    if not streams or self.tokenizer is None:
+      return None
+    boundaries, mixture = getattr(self.train, "boundaries", True), getattr(self.train, "mixture", None)
+    of = functools.partial(bytes_per_target, token_bytes=self.tokenizer.token_bytes, boundaries=boundaries)
+    if mixture is None:
+      return of(streams)
+    return sum(mixture.get(s.domain, 0.0) * of([s]) for s in streams) / sum(mixture.values())
 
 
 def prepare(context: DataContext, source: DocumentSource, rules: Rules) -> Corpus:

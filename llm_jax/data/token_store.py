@@ -11,10 +11,11 @@ import functools
 import json
 import math
 import pathlib
-from collections.abc import Iterable, Iterator
-from typing import IO, Any
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
+from absl import logging
 
 from llm_jax.core.errors import DataError
 from llm_jax.data.documents import Document, Split
@@ -22,6 +23,7 @@ from llm_jax.data.tokenizers import Tokenizer
 
 INDEX = "streams.json"
 BATCH_CHARACTERS = 1 << 20  # text handed to the tokenizer at once, for its threads
+FILES = ("tokens", "offsets", "bytes", "difficulty")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +86,8 @@ def read(folder: pathlib.Path) -> list[Stream]:
 
 def write(folder: pathlib.Path, documents: Iterable[tuple[Split, Document]], tokenizer: Tokenizer, *, bos: bool,
           eod: bool) -> None:
-  """Tokenises documents into `folder`.
+  """Tokenises documents into `folder`. A document that has no token (a blank one, to a tokenizer that drops spaces) is
+  left out, with all texts of its row, and told.
 
   bos, eod: put the tokenizer's begin / end id around each document, where it has one.
 
@@ -95,31 +98,51 @@ def write(folder: pathlib.Path, documents: Iterable[tuple[Split, Document]], tok
   begin = [tokenizer.begin_of_document] if bos and tokenizer.begin_of_document is not None else []
   end = [tokenizer.end_of_document] if eod and tokenizer.end_of_document is not None else []
   writers: dict[tuple[Split, str], _Writer] = {}
-  try:
-    for rows in _in_batches(documents):
-      for (split, document), ids in zip(rows, tokenizer.encode_batch([d.text for _, d in rows])):
-        if ids.size and (ids.min() < 0 or ids.max() >= tokenizer.vocab_size):
+  without: list[str] = []
+  for batch in _in_batches(documents):
+    encoded = tokenizer.encode_batch([d.text for _, d in batch])
+    whole = [np.concatenate([begin, ids, end]) if begin or end else ids for ids in encoded]
+    for row in _rows(batch, whole):
+      if not all(ids.size for _, _, ids in row):
+        without.append(row[0][1].where)
+        continue
+      for split, document, ids in row:
+        if ids.min() < 0 or ids.max() >= tokenizer.vocab_size:
           raise DataError(f"{document.where}: token id {ids.max()} is not in the vocabulary of {tokenizer.vocab_size}")
         key = (split, document.domain)
         if key not in writers:
           writers[key] = _Writer(folder, f"{len(writers):03d}", split, document.domain, dtype)
-        writers[key].add(np.concatenate([begin, ids, end]) if begin or end else ids, document)
-  finally:
+        writers[key].add(ids, document)
     for writer in writers.values():
-      writer.close()
-  rows_ = [writer.row() for _, writer in sorted(writers.items())]
-  (folder / INDEX).write_text(json.dumps(rows_, indent=1))
+      writer.flush()
+  if without:
+    logging.warning("%d rows left out, which have no token in this vocabulary; the first: %s", len(without), without[0])
+  rows = [writer.finish() for _, writer in sorted(writers.items())]
+  (folder / INDEX).write_text(json.dumps(rows, indent=1))
+
+
+def _rows(documents: Sequence[tuple[Split, Document]],
+          encoded: Sequence[np.ndarray]) -> Iterator[list[tuple[Split, Document, np.ndarray]]]:
+  """The documents with their ids, those of one row of the source together."""
+  row: list[tuple[Split, Document, np.ndarray]] = []
+  for (split, document), ids in zip(documents, encoded):
+    if document.counts and row:
+      yield row
+      row = []
+    row.append((split, document, ids))
+  if row:
+    yield row
 
 
 class _Writer:
-  """Appends documents to one stream's files."""
+  """Appends documents to one stream's files, which are open only while they are written: there may be thousands."""
 
   def __init__(self, folder: pathlib.Path, stem: str, split: Split, domain: str, dtype: str):
     self._info = {"stem": stem, "split": split, "domain": domain, "dtype": dtype}
     self._dtype = dtype
-    self._files: dict[str, IO[bytes]] = {w: (folder / f"{stem}.{w}").open("wb")
-                                         for w in ("tokens", "offsets", "bytes", "difficulty")}
-    self._files["offsets"].write(np.int64(0).tobytes())
+    self._paths = {what: folder / f"{stem}.{what}" for what in FILES}
+    self._waiting: dict[str, list[bytes]] = {what: [] for what in FILES}
+    self._waiting["offsets"].append(np.int64(0).tobytes())
     self._size = self._documents = self._bytes = 0
     self._rated = True
 
@@ -127,30 +150,35 @@ class _Writer:
     text_bytes = len(document.text.encode())
     self._rated &= document.difficulty is not None
     rating = math.nan if document.difficulty is None else document.difficulty
-    self._files["difficulty"].write(np.array(rating, "<f8").tobytes())
     self._size, self._documents, self._bytes = self._size + len(ids), self._documents + 1, self._bytes + text_bytes
-    self._files["tokens"].write(ids.astype(self._dtype).tobytes())
-    self._files["offsets"].write(np.array(self._size, "<i8").tobytes())
-    self._files["bytes"].write(np.array(text_bytes, "<i8").tobytes())
+    arrays = (ids.astype(self._dtype), np.array(self._size, "<i8"), np.array(text_bytes, "<i8"), np.array(rating, "<f8"))
+    for what, array in zip(FILES, arrays):
+      self._waiting[what].append(array.tobytes())
 
-  def row(self) -> dict[str, Any]:
+  def flush(self) -> None:
+    """Writes what waits."""
+    for what, waiting in self._waiting.items():
+      if waiting:
+        with self._paths[what].open("ab") as file:
+          file.write(b"".join(waiting))
+        waiting.clear()
+
+  def finish(self) -> dict[str, Any]:
+    """The stream's row of the index."""
+    if not self._rated:
+      self._paths["difficulty"].unlink()
     return self._info | {"size": self._size, "documents": self._documents, "text_bytes": self._bytes,
                          "rated": self._rated}
 
-  def close(self) -> None:
-    for file in self._files.values():
-      file.close()
-    if not self._rated:
-      pathlib.Path(self._files["difficulty"].name).unlink()
-
 
 def _in_batches(documents: Iterable[tuple[Split, Document]]) -> Iterator[list[tuple[Split, Document]]]:
-  batch, size = [], 0
+  batch: list[tuple[Split, Document]] = []
+  size = 0
   for item in documents:
-    batch.append(item)
-    size += len(item[1].text)
-    if size >= BATCH_CHARACTERS:
+    if size >= BATCH_CHARACTERS and item[1].counts:  # the texts of a row stay together
       yield batch
       batch, size = [], 0
+    batch.append(item)
+    size += len(item[1].text)
   if batch:
     yield batch

@@ -2,9 +2,12 @@
 
 import numpy as np
 import pytest
+import tokenizers
 
+from llm_jax.core import plugins
 from llm_jax.core.types import Plan
 from llm_jax.data import text_folder
+from llm_jax.data.windows import EvaluationSource
 
 
 def build(context, folder, **knobs):
@@ -54,6 +57,40 @@ def test_bytes_per_token_is_exact(context, folder, tokenizer, boundaries):
   assert source.bytes_per_token == pytest.approx(total / weight, abs=1e-12)
   if corpus.tokenizer.begin_of_document is not None:  # then every byte of text is a target
     assert total == sum(s.text_bytes for s in source.streams)
+
+
+@pytest.mark.parametrize("boundaries", [True, False])
+@pytest.mark.parametrize("mixture", ["proportional", {"a": 3.0, "b": 1.0}])
+def test_training_and_evaluation_count_the_bytes_of_a_target_alike(context, folder, boundaries, mixture):
+  """The training's own, of the shares of its mixture; counted from a pass over the same streams."""
+  corpus = build(context, folder, tokenizer={"name": "bytes"}, document_boundaries=boundaries, mixture=mixture)
+  kept = [s for s in corpus.streams if s.split == "train"]
+  counted = lambda streams: EvaluationSource(streams, fingerprint="", token_bytes=corpus.tokenizer.token_bytes,
+                                             document_boundaries=boundaries).bytes_per_token
+  wanted = counted(kept) if mixture == "proportional" else sum(
+      mixture[s.domain] / 4 * counted([s]) for s in kept)
+  assert corpus.bytes_per_token == pytest.approx(wanted, rel=1e-9)
+
+
+def test_an_end_of_word_mark_is_a_space(context, tmp_path):
+  """GPT-1's way: 'the cat sat' is three pieces, 'the</w>' among them, and eleven bytes."""
+  words = ["the", "cat", "sat"]
+  parts = {"t", "h", "e", "c", "a", "s", "t</w>", "e</w>"}
+  merges = [("t", "h"), ("th", "e</w>"), ("c", "a"), ("ca", "t</w>"), ("s", "a"), ("sa", "t</w>")]
+  vocabulary = {piece: i for i, piece in enumerate([*sorted(parts), *(a + b for a, b in merges)])}
+  model = tokenizers.Tokenizer(tokenizers.models.BPE(vocabulary, merges, end_of_word_suffix="</w>"))
+  model.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+  model.decoder = tokenizers.decoders.BPEDecoder(suffix="</w>")
+  (tmp_path / "vocabulary").mkdir()
+  model.save(str(tmp_path / "vocabulary" / "tokenizer.json"))
+  made = plugins.bind("data/tokenizers", dict(name="hub", path=str(tmp_path / "vocabulary")), "t")(None).train(())
+  text = " ".join(words)
+  assert len(made.encode(text)) == 3
+  assert made.token_bytes[made.encode(text)].sum() == len(text) + 1  # the last word's mark stands for no space
+  (tmp_path / "texts").mkdir()
+  (tmp_path / "texts" / "a.txt").write_text(" ".join(words * 100))
+  corpus = build(context, tmp_path / "texts", tokenizer=dict(name="hub", path=str(tmp_path / "vocabulary")))
+  assert corpus.evals["validation"].bytes_per_token == pytest.approx(4, abs=0.05)
 
 
 def test_hosts_share_a_pass(context, folder):

@@ -88,8 +88,9 @@ def test_unigram_from_its_model(trained, family, around, tmp_path):
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(dict(keep_accents=True)))
   theirs = sentencepiece.SentencePieceProcessor(model_proto=trained[family])
   ours, found = read(tmp_path)
-  for text in TEXT:
-    assert ours.encode(text).tolist() == theirs.encode(text), text
+  for text in [*TEXT, "a </s> law", "<pad><unk> the <extra_id_0> law <sep>[SEP] [CLS]", "<mask>[MASK]"]:
+    assert ours.encode(text).tolist() == theirs.encode(text), text  # what looks like a special token is text
+    assert not {*ours.encode(text).tolist()} & {*ours.reserved} - {ours.special["unk"]}
   ids = {theirs.id_to_piece(i): i for i in range(theirs.get_piece_size())}
   before, behind = ([ids[t] for t in part] for part in around)
   assert found.encode("the law", special=True).tolist() == [*before, *theirs.encode("the law"), *behind]
@@ -98,6 +99,18 @@ def test_unigram_from_its_model(trained, family, around, tmp_path):
     assert ours.sentinels == tuple(range(top, top - 100, -1)) and ours.special["eos"] == 1
   if family == "deberta":
     assert ours.special["mask"] == theirs.get_piece_size()
+
+
+@pytest.mark.parametrize("content", ["{", "[1]"])
+@pytest.mark.parametrize("name", ["tokenizer_config.json", "special_tokens_map.json"])
+@pytest.mark.parametrize("vocabulary", ["vocab.txt", "tokenizer.json"])
+def test_damaged_files_beside_a_vocabulary_are_named(vocabulary, name, content, tmp_path):
+  (tmp_path / "vocab.txt").write_text("\n".join(WORDPIECE))
+  if vocabulary == "tokenizer.json":
+    (tmp_path / vocabulary).write_bytes(older_files.find(tmp_path))
+  (tmp_path / name).write_text(content)
+  with pytest.raises(DataError, match=name):
+    read(tmp_path)
 
 
 def test_what_cannot_be_read_is_named(trained, tmp_path):

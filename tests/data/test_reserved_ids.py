@@ -42,6 +42,18 @@ def test_words_are_found_in_tokens(kind):
   assert edges[[*tokenizer.special.values()]].all()
 
 
+@pytest.mark.parametrize("kind", ["bytes", "characters"])
+def test_a_role_comes_once(kind):
+  with pytest.raises(ConfigError, match="'eod' is there twice"):
+    trained(kind, special=("eod", "eod", "pad"))
+
+
+@pytest.mark.parametrize("coverage", [0.0, 2.0])
+def test_a_coverage_is_a_fraction(coverage):
+  with pytest.raises(ConfigError, match="character_coverage"):
+    trained("sentencepiece", character_coverage=coverage)
+
+
 def test_negative_sentinels_are_refused():
   with pytest.raises(ConfigError, match="sentinels"):
     trained("bytes", sentinels=-1)

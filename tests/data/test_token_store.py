@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import resource
 import subprocess
 import sys
 import textwrap
@@ -11,7 +12,8 @@ import pytest
 
 from llm_jax.core.errors import DataError
 from llm_jax.core.types import Plan
-from llm_jax.data import sealed_folder, text_folder, token_store
+from llm_jax.data import corpus as corpus_module
+from llm_jax.data import questions, sealed_folder, text_folder, token_store
 from llm_jax.data.fingerprint import digest
 
 BYTES = {"name": "bytes"}
@@ -166,3 +168,60 @@ def test_large_vocabularies_are_stored_wide(tmp_path):
   token_store.write(tmp_path, [("train", Document("x", "d", "w"))], Wide(), bos=True, eod=True)
   (stream,) = token_store.read(tmp_path)
   assert stream.tokens.tolist() == [66_000, 1, 69_999] and stream.dtype == "<u4"
+
+
+WORDPIECE = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghijklmnopqrstuvwxyz0123456789.,'",
+             *(f"##{c}" for c in "abcdefghijklmnopqrstuvwxyz0123456789")]
+
+
+@pytest.fixture
+def wordpiece(tmp_path):
+  """A tokenizer that drops white space and puts nothing around a text."""
+  (tmp_path / "vocabulary").mkdir()
+  (tmp_path / "vocabulary" / "vocab.txt").write_text("\n".join(WORDPIECE))
+  return {"name": "hub", "path": str(tmp_path / "vocabulary")}
+
+
+@pytest.mark.parametrize("packing", ["concat", "pad", "best_fit", "stream"])
+def test_a_text_without_a_token_is_left_out_and_told(context, folder, wordpiece, packing, caplog):
+  rows = (folder / "a" / "rows.jsonl").read_text().splitlines()
+  blank = json.dumps({"text": " \n"})
+  knobs = dict(tokenizer=wordpiece, packing=packing, split="tail", validation_fraction=0.3)
+  plain = build(type(context)(0, context.cache_dir / "plain"), folder, **knobs)
+  (folder / "a" / "rows.jsonl").write_text("\n".join([blank, *rows[:50], blank, *rows[50:], blank]) + "\n")
+  corpus = build(context, folder, **knobs)
+  assert "3 rows left out" in caplog.text and f"{folder / 'a' / 'rows.jsonl'}:1" in caplog.text
+  assert [s.documents for s in corpus.streams] == [s.documents for s in plain.streams]
+  assert all((s.offsets[1:] > s.offsets[:-1]).all() for s in corpus.streams)
+  assert corpus.evals["validation"].bytes_per_token == plain.evals["validation"].bytes_per_token
+  assert first_batch(corpus) == first_batch(plain)
+
+
+def test_a_row_of_texts_is_left_out_as_a_whole(context, tmp_path, wordpiece):
+  asked = [{"prompt": f"what is {i}", "answer": " " if i % 10 == 3 else f"it is {i}"} for i in range(100)]
+  path = tmp_path / "asked.jsonl"
+  path.write_text("".join(json.dumps(row) + "\n" for row in asked))
+  source = questions.QuestionFiles(str(path), None, ("prompt", "answer"), tmp_path)
+  corpus_module.prepare(context, source, corpus_module.Rules(tokenizer=wordpiece, validation_fraction=0.2,
+                                                             split="documents", bos=False, eod=False))
+  streams = {(s.split, s.domain): s for s in token_store.read(stores(context)[0])}
+  for split in ("train", "validation"):
+    prompts, answers = streams[split, "prompt"], streams[split, "answer"]
+    assert prompts.documents == answers.documents
+    last = [[s.document(i)[-1] for i in range(s.documents)] for s in (prompts, answers)]
+    assert last[0] == last[1], "an answer stands beside the prompt of another row"
+  assert sum(s.documents for (_, name), s in streams.items() if name == "prompt") == 90
+
+
+def test_many_domains_need_few_open_files(context, tmp_path):
+  for i in range(150):
+    (tmp_path / "many" / f"d{i}").mkdir(parents=True)
+    (tmp_path / "many" / f"d{i}" / "text.txt").write_text(f"text {i} " * 30)
+  soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+  used = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 64
+  resource.setrlimit(resource.RLIMIT_NOFILE, (used + 64, hard))
+  try:
+    corpus = build(context, tmp_path / "many", split="tail")
+  finally:
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+  assert len(corpus.streams) == 300

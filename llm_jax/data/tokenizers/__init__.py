@@ -122,7 +122,14 @@ def load(folder: pathlib.Path) -> Tokenizer:
 
 
 def place_specials(roles: Sequence[str], first: int) -> dict[str, int]:
-  """{role: id}, ids counted up from `first`."""
+  """{role: id}, ids counted up from `first`.
+
+  Raises:
+    ConfigError: a role that comes twice.
+  """
+  if len(set(roles)) < len(roles):
+    twice = next(r for r in roles if list(roles).count(r) > 1)
+    raise ConfigError("config.data.tokenizer.special", f"{twice!r} is there twice", accepted="each role once")
   return {role: first + i for i, role in enumerate(roles)}
 
 

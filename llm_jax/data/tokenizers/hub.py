@@ -70,19 +70,20 @@ class HubTokenizer(Tokenizer):
   def __init__(self, content: bytes, special: dict[str, int]):
     self._content, self.special = content, special
     self._tokenizer = older_files.library().Tokenizer.from_str(content.decode())
-    self._tokenizer.no_truncation()
-    self._tokenizer.no_padding()
-    self._tokenizer.encode_special_tokens = True  # '<|endoftext|>' in a document is text, not an instruction
     pieces = self._tokenizer.get_vocab(with_added_tokens=True)
     self.vocab_size = max(pieces.values()) + 1
     named = {int(m[1]): i for piece, i in pieces.items() if (m := re.fullmatch(r"<extra_id_(\d+)>", piece))}
     self.sentinels = tuple(named[n] for n in sorted(named))
+    self._encoder = older_files.library().Tokenizer.from_str(_unspeakable(content, self.reserved))
+    self._encoder.no_truncation()
+    self._encoder.no_padding()
+    self._encoder.encode_special_tokens = True  # '<|endoftext|>' in a document is text, not an instruction
 
   def encode(self, text: str) -> np.ndarray:
-    return np.asarray(self._tokenizer.encode(text, add_special_tokens=False).ids, np.int32)
+    return np.asarray(self._encoder.encode(text, add_special_tokens=False).ids, np.int32)
 
   def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
-    return [np.asarray(e.ids, np.int32) for e in self._tokenizer.encode_batch(list(texts), add_special_tokens=False)]
+    return [np.asarray(e.ids, np.int32) for e in self._encoder.encode_batch(list(texts), add_special_tokens=False)]
 
   def decode(self, ids: Sequence[int] | np.ndarray) -> str:
     return self._tokenizer.decode(without(ids, self.reserved, self.vocab_size).tolist(), skip_special_tokens=False)
@@ -92,13 +93,17 @@ class HubTokenizer(Tokenizer):
 
   @functools.cached_property
   def token_bytes(self) -> np.ndarray:
-    """Exact for byte-level BPE and for pieces with U+2581 and <0xNN>; for lossy tokenizers the piece's own length."""
+    """Exact for byte-level BPE and for pieces with U+2581 and <0xNN>, but for a space that such a tokenizer puts before
+    every text; for lossy tokenizers the piece's own length, where '</w>' is a space."""
     byte_level = '"ByteLevel"' in self._content.decode()
+    suffix = json.loads(self._content)["model"].get("end_of_word_suffix") or ""
     special, added = set(self.reserved), set(self._tokenizer.get_added_tokens_decoder())
     lengths = np.zeros(self.vocab_size, np.int32)
     for piece, i in self._tokenizer.get_vocab(with_added_tokens=True).items():
       if i in special:
         continue
+      if suffix and i not in added and piece.endswith(suffix):
+        piece = piece.removesuffix(suffix) + " "
       if i in added:
         lengths[i] = len(piece.encode())
       elif byte_level:
@@ -126,6 +131,20 @@ class HubTokenizer(Tokenizer):
     if '"ByteLevel"' in content:
       return edges_of([_unprintable(piece) for piece in text])
     return edges_of([piece.replace("▁", " ") for piece in text])
+
+
+def _unspeakable(content: bytes, reserved: Sequence[int]) -> str:
+  """The tokenizer.json with reserved pieces of a Unigram vocabulary renamed to what no text holds: the library would
+  find '</s>' in a text among the pieces, which SentencePiece itself keeps out."""
+  spec = json.loads(content)
+  vocabulary = spec["model"].get("vocab")
+  if not isinstance(vocabulary, list):  # of other models no merge makes a special piece
+    return content.decode()
+  renamed = {vocabulary[i][0]: f"\ufdd0{i}\ufdd1" for i in reserved if i < len(vocabulary)}  # noncharacters of Unicode
+  spec["model"]["vocab"] = [[renamed.get(piece, piece), *score] for piece, *score in vocabulary]
+  spec["added_tokens"] = [t | {"content": renamed.get(t["content"], t["content"])} for t in spec.get("added_tokens", [])]
+  spec["post_processor"] = None  # what goes around a text is not asked for, and is told by the old names
+  return json.dumps(spec)
 
 
 def _unprintable(piece: str) -> str:
@@ -158,11 +177,10 @@ def _roles_of_folder(folder: pathlib.Path) -> dict[str, Any]:
   """{role: token} from the configuration files beside tokenizer.json."""
   roles = {}
   for name in ("special_tokens_map.json", "tokenizer_config.json"):
-    if (folder / name).is_file():
-      spec = json.loads((folder / name).read_bytes())
-      for role in SPECIALS:
-        token = spec.get(f"{role}_token")
-        token = token.get("content") if isinstance(token, dict) else token
-        if isinstance(token, str):
-          roles[role] = token
+    spec = older_files.json_object(folder / name)
+    for role in SPECIALS:
+      token = spec.get(f"{role}_token")
+      token = token.get("content") if isinstance(token, dict) else token
+      if isinstance(token, str):
+        roles[role] = token
   return roles

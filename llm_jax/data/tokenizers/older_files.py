@@ -36,8 +36,8 @@ def find(folder: pathlib.Path) -> bytes | None:
   """
   if (folder / "tokenizer.json").is_file():
     return (folder / "tokenizer.json").read_bytes()
-  settings = {**_json(folder / "config.json"), **_json(folder / "special_tokens_map.json"),
-              **_json(folder / "tokenizer_config.json")}
+  settings = {**json_object(folder / "config.json"), **json_object(folder / "special_tokens_map.json"),
+              **json_object(folder / "tokenizer_config.json")}
   unigram = next((folder / name for name in UNIGRAM if (folder / name).is_file()), None)
   try:
     if (folder / "vocab.txt").is_file():
@@ -50,7 +50,7 @@ def find(folder: pathlib.Path) -> bytes | None:
       return None
   except (ValueError, KeyError, TypeError) as e:
     raise DataError(f"the vocabulary in {folder} cannot be read: {e}") from e
-  made.add_tokens([_added(token, False) for token, _ in sorted(_json(folder / "added_tokens.json").items(),
+  made.add_tokens([_added(token, False) for token, _ in sorted(json_object(folder / "added_tokens.json").items(),
                                                               key=lambda item: item[1])])
   return made.to_str().encode()
 
@@ -190,9 +190,18 @@ def _family(settings: Mapping[str, Any]) -> str:
   return str(settings.get("model_type") or name)
 
 
-def _json(path: pathlib.Path) -> dict[str, Any]:
-  """A JSON object that may be absent."""
+def json_object(path: pathlib.Path) -> dict[str, Any]:
+  """A JSON object that may be absent.
+
+  Raises:
+    DataError: the file holds something else.
+  """
   if not path.is_file():
     return {}
-  value = json.loads(path.read_text("utf-8"))
-  return value if isinstance(value, dict) else {}
+  try:
+    value = json.loads(path.read_bytes())
+  except ValueError as e:
+    raise DataError(f"{path}: not readable as JSON ({e})") from None
+  if not isinstance(value, dict):
+    raise DataError(f"{path}: holds a {type(value).__name__}, not an object")
+  return value

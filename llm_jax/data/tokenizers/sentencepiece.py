@@ -41,6 +41,9 @@ def build(context: Any, *, vocab_size: int = 8192, model_type: Literal["bpe", "u
   least = 8 + 256 + 1 + len(place_sentinels(sentinels, vocab_size))
   if vocab_size < least:
     raise ConfigError("config.data.tokenizer.vocab_size", f"got {vocab_size}", accepted=f"at least {least}")
+  if not 0 < character_coverage <= 1:
+    raise ConfigError("config.data.tokenizer.character_coverage", f"got {character_coverage:g}",
+                      accepted="a fraction above 0, at most 1")
   return _Recipe(vocab_size - sentinels, model_type, train_bytes, character_coverage, split_digits, sentinels)
 
 
