@@ -123,8 +123,8 @@ class Decoder(nnx.Module):
 
 def _kinds(c: DecoderConfig) -> list[tuple[int | None, Rope, bool]]:
   """(window, rope, whether it has experts) of each layer."""
-  of_span = {"full": (None, c.rope), "local": (c.window, c.local_rope or c.rope)}
-  return [(*of_span[c.spans[i % len(c.spans)]], i in c.sparse_layers) for i in range(c.depth)]
+  ropes = {"full": c.rope, "local": c.local_rope or c.rope}
+  return [(window, ropes[c.spans[i % len(c.spans)]], i in c.sparse_layers) for i, window in enumerate(c.windows)]
 
 
 def _rotation(c: DecoderConfig, rope: Rope, positions_BL: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -62,6 +62,11 @@ class DecoderConfig:
   attention: Implementation = "auto"
 
   @property
+  def windows(self) -> tuple[int | None, ...]:
+    """Of each layer: how many tokens a query sees, itself included; None: all up to itself."""
+    return tuple(self.window if self.spans[i % len(self.spans)] == "local" else None for i in range(self.depth))
+
+  @property
   def sparse_layers(self) -> tuple[int, ...]:
     """Numbers of the layers with experts: those listed are dense, of the rest every so many is sparse (Qwen)."""
     sparse = lambda i: i not in self.dense_layers and (i + 1) % self.sparse_step == 0

@@ -60,6 +60,11 @@ class GPTConfig:
   scan: bool = True
   attention: Implementation = "auto"
 
+  @property
+  def windows(self) -> tuple[int | None, ...]:
+    """Of each layer: how many tokens a query sees, itself included; None: all up to itself."""
+    return tuple(self.band if i % 2 else None for i in range(self.depth))
+
 
 # Radford et al. 2018, table 1; Radford et al. 2019, table 2; Brown et al. 2020, table 2.1.
 GPT3 = dict(positions=2048, band=256)
@@ -126,7 +131,6 @@ class GPT(nnx.Module):
 
   def _layers(self, x, inputs: decoding.DecoderInputs, key, collect: bool):
     config = self.config
-    kinds = [config.band if i % 2 else None for i in range(config.depth)]
 
     def call(block, carry, layer, window, key, rows):
       (x, cache), (segments, prefix) = carry, rows
@@ -134,7 +138,7 @@ class GPT(nnx.Module):
       factor = 1.0 / (layer + 1.0) if config.scale_by_layer else None
       return block(x, visibility, cache=cache, layer=layer, query_factor=factor, key=key)
     keys = None if key is None else jax.random.split(key, config.depth)
-    (x, cache), kept = layer_stack.run(self.blocks, (x, inputs.cache), call, kinds=kinds, scan=config.scan,
+    (x, cache), kept = layer_stack.run(self.blocks, (x, inputs.cache), call, kinds=config.windows, scan=config.scan,
                                        remat=config.remat, per_layer=keys, rows=(inputs.segments, inputs.prefix),
                                        pipeline=inputs.cache is None,
                                        collect=(lambda carry: carry[0]) if collect else None)

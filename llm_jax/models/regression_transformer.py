@@ -32,6 +32,11 @@ class RegressionTransformerConfig:
   depth: int
   heads: int
 
+  @property
+  def windows(self) -> tuple[None, ...]:
+    """Every query sees all that came before it."""
+    return (None,) * self.depth
+
 
 # Garg et al.'s released sizes.
 VARIANTS = {"tiny": dict(width=64, depth=3, heads=2), "small": dict(width=128, depth=6, heads=4),
@@ -59,7 +64,7 @@ class RegressionTransformer(nnx.Module):
     points = jnp.stack([inputs, answers], axis=2).reshape(B, 2 * L, width)
     x = self.read_in(points) + self.positions(jnp.broadcast_to(jnp.arange(2 * L), (B, 2 * L)))
     x, _ = layer_stack.run(self.blocks, x, lambda block, x, *_: block(x, Visibility())[0],
-                           kinds=[None] * self.config.depth, rows=())
+                           kinds=self.config.windows, rows=())
     x = self.final_norm(x)
     return Output(hidden=x, scores=self.read_out(x)[:, ::2, 0])
 

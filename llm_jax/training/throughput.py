@@ -44,23 +44,6 @@ def peak_flops_per_second(device_kind: str) -> float | None:
   return None
 
 
-def transformer_flops_per_token(matmul_parameters: int, *, layers: int = 0, heads: int = 0, head_width: int = 0,
-                                length: int = 0, causal: bool = True) -> float:
-  """Training FLOPs per token, forward and backward: 6 N + 12 layers heads head_width length (PaLM, appendix B).
-
-  Args:
-    matmul_parameters: parameters that each token is multiplied with: embedding tables that are only looked up do not
-      count, an unembedding does (also a tied one), of experts only the active ones do.
-    layers: attention layers.
-    heads: query heads.
-    head_width: width of one head.
-    length: positions that a query can see at most: the sequence length, or the window if that is shorter.
-    causal: halves the attention term, because a query sees half of the positions on average.
-  """
-  attention = 12 * layers * heads * head_width * length
-  return 6 * matmul_parameters + (attention / 2 if causal else attention)
-
-
 @dataclasses.dataclass(frozen=True)
 class Throughput:
   """Turns counts and wall-clock time into the `train/` throughput numbers.
@@ -77,7 +60,7 @@ class Throughput:
     Args:
       tokens: positions processed in `seconds`, over all devices, padding included.
       seconds: wall-clock seconds they took; evaluation and checkpoints left out.
-      flops_per_token: model FLOPs per token, forward and backward; see `transformer_flops_per_token`.
+      flops_per_token: model FLOPs per token, forward and backward; see flops.py.
     """
     rate = tokens / max(seconds, 1e-9)
     values = {"train/tokens_per_second": rate, "train/flops_per_second": rate * flops_per_token}

@@ -3,11 +3,13 @@
 import io
 import re
 
+import numpy as np
 import pytest
 
-from llm_jax.training import formats
+from llm_jax.models import bert, decoder, gpt
+from llm_jax.training import flops, formats
 from llm_jax.training.progress import Progress
-from llm_jax.training.throughput import Throughput, peak_flops_per_second, transformer_flops_per_token
+from llm_jax.training.throughput import Throughput, peak_flops_per_second
 
 
 class Screen(io.StringIO):
@@ -120,8 +122,25 @@ def test_mfu_is_the_share_of_all_devices_peak():
 
 def test_flops_of_gpt3_175b_as_published():
   """GPT-3 (arXiv:2005.14165), table D.1: 3.14e23 FLOPs for 300e9 tokens, attention left out."""
-  matmul = 96 * 12 * 12_288**2
-  assert transformer_flops_per_token(matmul) * 300e9 == pytest.approx(3.14e23, rel=0.01)
-  attention = transformer_flops_per_token(0, layers=96, heads=96, head_width=128, length=2048)
-  assert attention == 6 * 96 * 12_288 * 2048
-  assert transformer_flops_per_token(0, layers=96, heads=96, head_width=128, length=2048, causal=False) == 2 * attention
+  model = gpt.build(50_257, 2048, variant="gpt3-175b")
+  head = 6 * 50_257 * 12_288
+  assert (flops.per_token(model, 0) - head) * 300e9 == pytest.approx(3.14e23, rel=0.01)
+
+
+def test_attention_costs_what_its_queries_see():
+  """12 * width for each position that a query sees: counted for every query of a row, and not only by the formula."""
+  def seen(model, length, sees):
+    each = [[sum(sees(i, j, layer) for j in range(length)) for i in range(length)] for layer in range(layers)]
+    return 12 * 64 * np.mean(each) * layers, flops.per_token(model, length) - flops.per_token(model, 0)
+  layers, length = 2, 64
+  wanted, found = seen(gpt.build(99, length, variant="debug"), length, lambda i, j, layer: j <= i)
+  assert found == pytest.approx(wanted, rel=1 / length)
+  banded = gpt.build(99, length, variant="debug", band=8)
+  wanted, found = seen(banded, length, lambda i, j, layer: j <= i and (layer == 0 or i - j < 8))
+  assert found == pytest.approx(wanted, rel=1 / length)
+  wanted, found = seen(bert.build(99, length, variant="debug"), length, lambda i, j, layer: True)
+  assert found == wanted
+  layers = 4
+  local = decoder.build(99, length, variant="debug-gemma3")  # local, local, full
+  wanted, found = seen(local, length, lambda i, j, layer: j <= i and (layer % 3 == 2 or i - j < 8))
+  assert found == pytest.approx(wanted * local.config.heads * local.config.head_width / 64, rel=1 / length)
