@@ -41,15 +41,21 @@ def evaluate(eval_step: Callable[[Params, Params, Batch], Metrics], params: Para
     carry = part.pop("carry", None)
     total = part if total is None else jax.tree.map(jnp.add, total, part)
   means = {name: float(np.asarray(m.total)) / max(float(np.asarray(m.weight)), 1e-8) for name, m in total.items()}
-  return {**means, **derived(means["loss"], data.bytes_per_token, codes_text)}
+  return {**means, **derived(likelihood(means), data.bytes_per_token, codes_text)}
 
 
-def derived(loss: float, bytes_per_token: float | None, codes_text: bool = True) -> Mapping[str, float]:
-  """Perplexity and bits per byte of a loss in nats per token; nothing if the data are no text. Bits per byte are of the
+def likelihood(means: Mapping[str, float]) -> float:
+  """Nats per target that perplexity and bits per byte are of: the loss without what an objective adds to the negative
+  log-likelihood (label smoothing, z-loss), where it says both."""
+  return means.get("nll", means["loss"])
+
+
+def derived(nats: float, bytes_per_token: float | None, codes_text: bool = True) -> Mapping[str, float]:
+  """Perplexity and bits per byte of nats per token; nothing if the data are no text. Bits per byte are of the
   whole text: there are none for a loss on a part of its tokens."""
   if bytes_per_token is None:
     return {}
-  found = {"perplexity": math.exp(min(loss, 700.0))}
+  found = {"perplexity": math.exp(min(nats, 700.0))}
   if bytes_per_token > 0 and codes_text:
-    found["bits_per_byte"] = loss / math.log(2) / bytes_per_token
+    found["bits_per_byte"] = nats / math.log(2) / bytes_per_token
   return found

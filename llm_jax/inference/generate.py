@@ -184,8 +184,8 @@ class Generator:
     limit = self.max_length if slide and self.begins is None else None
     state, rows, ended, left = None, [list(row) for row in rows], [False] * len(rows), max_new_tokens
     while left:
-      if limit is not None and max(map(len, rows)) >= limit:
-        rows = [row[-max(limit // 2, 1):] for row in rows]
+      if limit is not None:
+        rows = [row[-max(limit // 2, 1):] if len(row) >= limit else row for row in rows]
       new = left if limit is None else min(left, limit - max(map(len, rows)))
       state, chosen, options = self._begin(rows, self.cache_length(rows, new), sampling, eos_ids, seed, state)
       for i in range(new):
@@ -194,9 +194,9 @@ class Generator:
           state, chosen = self.programs.step(self.params, state, options)
         tokens, logprobs, done = (np.asarray(a).tolist() for a in read)
         yield [None if over else token for over, token in zip(ended, tokens)], logprobs
+        for row, token, over in zip(rows, tokens, ended):
+          row.extend([] if over else [token])
         ended = done[:len(rows)]
-        for row, token in zip(rows, tokens):
-          row.append(token)
         if all(ended):
           return
       left -= new

@@ -170,6 +170,16 @@ def test_sliding_goes_on_beyond_the_models_positions():
   assert draw(1) == draw(1) != draw(2)
 
 
+def test_a_sliding_row_does_not_depend_on_its_neighbours():
+  model, params = network("pre", 16)
+  g = Generator(model, params)
+  prompts = [[1, 2, 3], list(range(1, 13))]
+  for settings in (dict(), dict(eos_ids=tuple(range(0, 20)))):
+    together = g.generate(prompts, max_new_tokens=20, slide=True, **settings)
+    alone = [g.generate([p], max_new_tokens=20, slide=True, **settings)[0] for p in prompts]
+    assert tokens(together) == tokens(alone)
+
+
 @pytest.mark.parametrize("axes", [dict(data=2, fsdp=2, tensor=2),
                                   pytest.param(dict(stage=2, context=2, expert=2), marks=pytest.mark.slow)])
 def test_parameters_on_eight_devices_give_the_same_tokens(axes):

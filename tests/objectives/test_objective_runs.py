@@ -1,5 +1,6 @@
 """Objectives in whole runs: the same losses on any mesh, evaluations that repeat, a teacher from its workdir."""
 
+import math
 import pathlib
 
 import jax
@@ -64,6 +65,16 @@ def test_an_evaluation_repeats_and_says_no_bits_per_byte():
   a, b = (run.evaluate(state.params, state.frozen) for _ in range(2))
   assert a == b and {"eval/loss", "eval/masked_lm_accuracy", "eval/next_sentence_loss"} <= a.keys()
   assert "eval/bits_per_byte" not in a and run.bits_per_byte() is None
+
+
+def test_perplexity_is_of_the_data_whatever_the_objective_adds():
+  run = experiment.build(config(GPT, dict(name="causal_lm", label_smoothing=0.2, z_loss=1e-2), mesh=dict(data=-1)))
+  state = run.init_state()
+  found = run.evaluate(state.params, state.frozen)
+  assert found["eval/loss"] > found["eval/nll"] + 1e-3
+  assert found["eval/perplexity"] == pytest.approx(math.exp(found["eval/nll"]))
+  assert found["eval/bits_per_byte"] == pytest.approx(
+      found["eval/nll"] / math.log(2) / run.corpus.evals["validation"].bytes_per_token)
 
 
 @pytest.mark.slow
