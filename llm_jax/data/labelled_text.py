@@ -14,7 +14,7 @@ from llm_jax.data.corpus import Corpus, DataContext, Rules, prepare
 from llm_jax.data.documents import BadRow, Document
 from llm_jax.data.fingerprint import digest
 from llm_jax.data.labelled_rows import LabelledSource
-from llm_jax.data.row_files import SplitFiles
+from llm_jax.data.row_files import SplitFiles, no_text
 from llm_jax.data.splitting import SplitMode
 from llm_jax.data.stdlib import StandardLibrary
 
@@ -78,14 +78,11 @@ class LabelledFiles:
 
   def documents(self) -> Iterator[Document | BadRow]:
     for part, where, row in self._files.rows(self._header):
-      missing = [c for c in (*self._texts, self._label) if c not in row]
-      if missing:
-        yield BadRow(where, f"no column {missing[0]!r}; there are {', '.join(map(repr, sorted(row)[:8]))}")
+      texts = [c for c in self._texts if row.get(c, "") is not None]  # a text that is null is none
+      if (reason := no_text(row, (*texts, self._label))) is not None:
+        yield BadRow(where, reason)
         continue
-      if row[self._label] is None:
-        yield BadRow(where, f"{self._label!r} is null")
-        continue
-      text = " ".join(str(row[c]) for c in self._texts if row[c] is not None)
+      text = " ".join(str(row[c]) for c in texts)
       yield Document(text, str(row[self._label]), where, split=part)
 
 

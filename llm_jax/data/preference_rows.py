@@ -22,7 +22,7 @@ from llm_jax.data.tokenizers import Tokenizer
 PAIR_FIELDS = {
     "chosen": "(B, L) int32 ids of prompt and preferred completion", "rejected": "(B, L) int32 those of the other",
     "chosen_parts": "(B, L) int32 0 = padding, 1 = prompt, 2 = completion", "rejected_parts": "(B, L) int32 the same",
-    "margin": "(B,) float32 by how much the first is better; 0 unless every row says it",
+    "margin": "(B,) float32 by how much the first is better; 0 where the data do not say",
     "weights": "(B,) float32 1 where the pair counts"}
 JUDGED_FIELDS = {
     "completion": "(B, L) int32 ids of prompt and completion", "mismatched": "(B, L) int32 those with the completion "

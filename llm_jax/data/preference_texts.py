@@ -3,9 +3,11 @@ and whether it is wanted.
 
 A text is a string, or a list of messages {role, content}, which is written as `role: content` and an empty line for
 each. A pair without a prompt holds it in both completions (Anthropic's HH): the messages that both begin with, or the
-characters up to the last "Assistant:" that they share, or up to the last space where there is none.
+characters up to the last "Assistant:" that they share, or up to the last space where there is none. Labels and margins
+may be written as text, as they are in a .csv.
 """
 
+import math
 import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -13,16 +15,18 @@ from typing import Any, NamedTuple
 from llm_jax.core.errors import shorten
 from llm_jax.data.row_files import lacking
 
+LABELS = {"0": False, "1": True, "false": False, "true": True}
+LARGEST = 3.4e38  # that a margin may be: it becomes a float32
 ANSWER = "\n\nAssistant:"
 
 
 class Pair(NamedTuple):
-  """margin: by how much the first is better, where the data say so."""
+  """margin: by how much the first is better; 0 where the data do not say."""
 
   prompt: str
   chosen: str
   rejected: str
-  margin: float | None = None
+  margin: float = 0.0
 
 
 class Judged(NamedTuple):
@@ -41,18 +45,17 @@ def pair_of(row: Mapping[str, Any]) -> Pair:
   """The pair of a row with chosen, rejected and, as a rule, prompt; margin where there is one.
 
   Raises:
-    UnfitRowError: a field is missing, empty or no text, or the completions are the same.
+    UnfitRowError: a field is missing, empty or no text, the completions are the same, or the margin is no finite
+      number.
   """
-  chosen, rejected, margin = _field(row, "chosen"), _field(row, "rejected"), row.get("margin")
+  chosen, rejected = _field(row, "chosen"), _field(row, "rejected")
   if row.get("prompt") is None:
     prompt, chosen, rejected = _common(chosen, rejected)
   else:
     prompt, chosen, rejected = _field(row, "prompt"), rendered(chosen, "chosen"), rendered(rejected, "rejected")
   if chosen == rejected:
     raise UnfitRowError("chosen and rejected are the same")
-  if margin is not None and (isinstance(margin, bool) or not isinstance(margin, int | float)):
-    raise UnfitRowError(f"margin is {margin!r}, no number")
-  return Pair(rendered(prompt, "prompt"), chosen, rejected, None if margin is None else float(margin))
+  return Pair(rendered(prompt, "prompt"), chosen, rejected, _margin(row.get("margin")))
 
 
 def judged_of(row: Mapping[str, Any]) -> list[Judged]:
@@ -65,9 +68,10 @@ def judged_of(row: Mapping[str, Any]) -> list[Judged]:
     pair = pair_of(row)
     return [Judged(pair.prompt, pair.chosen, True), Judged(pair.prompt, pair.rejected, False)]
   label = row.get("label")
-  if label not in (0, 1):
-    raise UnfitRowError(f"label is {label!r}, neither true nor false")
-  return [Judged(rendered(_field(row, "prompt"), "prompt"), rendered(row["completion"], "completion"), bool(label))]
+  wanted = LABELS.get(label.strip().lower()) if isinstance(label, str) else label
+  if wanted not in (0, 1):
+    raise UnfitRowError(f"label is {shorten(repr(label), 80)}, neither true nor false")
+  return [Judged(rendered(_field(row, "prompt"), "prompt"), rendered(row["completion"], "completion"), bool(wanted))]
 
 
 def rendered(text: Any, name: str) -> str:
@@ -83,6 +87,19 @@ def rendered(text: Any, name: str) -> str:
   if not text.strip():
     raise UnfitRowError(f"{name} is empty")
   return text
+
+
+def _margin(given: Any) -> float:
+  """0 where none is given: null, or an empty cell of a .csv."""
+  if given is None or given == "":
+    return 0.0
+  try:
+    margin = math.nan if isinstance(given, bool) or not isinstance(given, int | float | str) else float(given)
+  except (ValueError, OverflowError):
+    margin = math.nan
+  if not abs(margin) < LARGEST:
+    raise UnfitRowError(f"margin is {shorten(repr(given), 80)}, no finite number")
+  return margin
 
 
 def _field(row: Mapping[str, Any], name: str) -> Any:

@@ -17,7 +17,7 @@ from llm_jax.data.documents import BadRow, Document, together
 from llm_jax.data.fingerprint import digest
 from llm_jax.data.passes import Passes
 from llm_jax.data.problems import FIELDS, check_length, end_of_answers, rows_of
-from llm_jax.data.row_files import SplitFiles, lacking
+from llm_jax.data.row_files import SplitFiles, no_text
 from llm_jax.data.token_store import Stream
 
 STREAMS = ("prompt", "answer")
@@ -34,7 +34,7 @@ class QuestionFiles:
 
   def documents(self) -> Iterator[Document | BadRow]:
     for part, where, row in self._files.rows():
-      if (reason := lacking(row, self._columns)) is not None:
+      if (reason := no_text(row, self._columns)) is not None:
         yield BadRow(where, reason)
         continue
       texts = [str(row[c]) for c in self._columns]

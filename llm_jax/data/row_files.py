@@ -1,51 +1,90 @@
-"""Rows with named columns, from .csv, .jsonl (also .jsonl.gz) and .parquet files, each with its file and line."""
+"""Rows with named columns, from .csv, .jsonl (also .jsonl.gz) and .parquet files, each with its file and line.
 
+A row that cannot be read stands in its place as `Unread`, which says why. Blank lines are not rows; hidden files, and
+those in hidden folders, are left out.
+"""
+
+import collections
 import csv
-import gzip
-import json
 import pathlib
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from llm_jax.core.errors import ConfigError
-from llm_jax.data.documents import Split
+from llm_jax.core.errors import ConfigError, shorten
+from llm_jax.data.documents import BadRow, Split
 from llm_jax.data.fingerprint import file_digests
+from llm_jax.data.text_files import apart, files_below, json_object, lines, parquet_rows
 
-Rows = Iterator[tuple[str, dict[str, Any]]]  # (file:line, row); a row that cannot be read has no columns
+Rows = Iterator[tuple[str, dict[str, Any]]]  # (file:line, row)
+READING = 2  # which rows a file holds; a new number makes every store of rows anew
+
+csv.field_size_limit(100_000_000)  # characters of a cell; Python's own limit of 131,072 is less than a long document
+
+
+class Unread(dict[str, Any]):
+  """A row that cannot be read: it has no columns, but a reason."""
+
+  def __init__(self, reason: str):
+    super().__init__()
+    self.reason = reason
 
 
 def _csv(file: pathlib.Path, header: bool) -> Rows:
-  with file.open(newline="", encoding="utf-8", errors="surrogateescape") as lines:
-    reader = csv.reader(lines)
-    names = next(reader, []) if header else None
-    for values in reader:
-      columns = names if names is not None else [str(i) for i in range(1, len(values) + 1)]
-      yield f"{file}:{reader.line_num}", dict(zip(columns, values))
+  names: list[str] | None = None
+  for where, cells in _table(file):
+    if isinstance(cells, Unread):
+      yield where, cells
+      continue
+    if names is None:
+      names = cells if header else [str(i) for i in range(1, len(cells) + 1)]
+      if header:
+        continue
+    if len(cells) == len(names):
+      yield where, dict(zip(names, cells))
+    else:
+      first = "header" if header else "first row"
+      yield where, Unread(f"{len(cells)} cells, where the {first} has {len(names)}")
+
+
+def _table(file: pathlib.Path) -> Iterator[tuple[str, list[str] | Unread]]:
+  """(file:line, the cells) of each row. After one that cannot be read, as where a quote is left open, the line after
+  its first is read as the next."""
+  ahead: collections.deque[str] = collections.deque()  # lines to be read again
+  used: list[str] = []  # those of the row
+  number = 1
+  with file.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as f:
+    def line() -> str:
+      used.append(ahead.popleft() if ahead else f.readline())
+      return used[-1]
+
+    reader = csv.reader(iter(line, ""), strict=True)
+    while True:
+      used.clear()
+      where = f"{file}:{number}"
+      try:
+        cells = next(reader, None)
+      except csv.Error as e:
+        yield where, Unread(f"not valid CSV ({e})")
+        ahead.extendleft(reversed(used[1:]))
+        reader = csv.reader(iter(line, ""), strict=True)  # the other may have come to its end
+        number += 1
+        continue
+      if cells is None:
+        return
+      if "".join(used).strip():
+        yield where, cells
+      number += len(used)
 
 
 def _json_lines(file: pathlib.Path, header: bool) -> Rows:
-  number = 0
-  try:
-    with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as lines:
-      for number, line in enumerate(lines, 1):
-        try:
-          row = json.loads(line)
-        except ValueError:
-          row = None
-        yield f"{file}:{number}", row if isinstance(row, dict) else {}
-  except (EOFError, gzip.BadGzipFile, zlib.error):  # torn or damaged from here on
-    yield f"{file}:{number + 1}", {}
+  for where, line in lines(file):
+    row = line if isinstance(line, BadRow) else json_object(line, where)
+    yield where, Unread(row.reason) if isinstance(row, BadRow) else row
 
 
 def _parquet(file: pathlib.Path, header: bool) -> Rows:
-  import pyarrow.parquet
-
-  number = 0
-  for batch in pyarrow.parquet.ParquetFile(file).iter_batches(batch_size=256):
-    for row in batch.to_pylist():
-      number += 1
-      yield f"{file}:{number}", row
+  for where, row in parquet_rows(file, None):
+    yield where, Unread(row.reason) if isinstance(row, BadRow) else row
 
 
 READERS: dict[str, Callable[[pathlib.Path, bool], Rows]] = {
@@ -67,7 +106,7 @@ def files(path: str, key: str, what: str) -> list[pathlib.Path]:
     raise ConfigError(key, "got ''", accepted=f"a file or folder of {what}")
   where = pathlib.Path(path)
   found = [where] if where.is_file() else sorted(
-      p for p in where.rglob("*") if _kind(p) in READERS and (p.is_file() or p.is_symlink()))
+      where / name for name in files_below(where) if _kind(where / name) in READERS)
   if not found or _kind(found[0]) not in READERS:
     raise ConfigError(key, f"no {what} at {path!r}", accepted=", ".join(READERS))
   return found
@@ -76,20 +115,24 @@ def files(path: str, key: str, what: str) -> list[pathlib.Path]:
 class SplitFiles:
   """Files of rows to train on, and of held-out ones where these are given.
 
-  description: `what` they are and where they lie; digests: [(split or None, file name, digest of its content)].
+  description: `what` they are and where they lie; digests: what the rows depend on, [(split or None, file name, digest
+  of its content)] and how they are read. A file that lies in both paths is held out alone.
 
   Raises:
-    ConfigError: no files at config.data.path, or at config.data.validation_path.
+    ConfigError: no files at config.data.path, or at config.data.validation_path, or all of those are held out.
   """
 
   def __init__(self, what: str, path: str, validation_path: str | None, cache_dir: pathlib.Path):
-    self._parts: list[tuple[Split | None, pathlib.Path]] = [
-        (None if validation_path is None else "train", file) for file in files(path, "config.data.path", what)]
+    training, held_out = files(path, "config.data.path", what), list[pathlib.Path]()
     if validation_path is not None:
-      self._parts += [("validation", file) for file in files(validation_path, "config.data.validation_path", what)]
+      held_out = files(validation_path, "config.data.validation_path", what)
+      training = apart(training, held_out, path)
+    self._parts: list[tuple[Split | None, pathlib.Path]] = [
+        *((None if validation_path is None else "train", file) for file in training),
+        *(("validation", file) for file in held_out)]
     self.description = f"{what} of {path}" + (f", held out {validation_path}" if validation_path else "")
     digests = file_digests([file for _, file in self._parts], cache_dir)
-    self.digests = [(part, file.name, digests[file]) for part, file in self._parts]
+    self.digests = [READING, *((part, file.name, digests[file]) for part, file in self._parts)]
 
   def rows(self, header: bool = True) -> Iterator[tuple[Split | None, str, dict[str, Any]]]:
     """(its split, None if it is not fixed; file:line; the row) of every row."""
@@ -100,12 +143,22 @@ class SplitFiles:
 
 def lacking(row: Mapping[str, Any], names: Iterable[str]) -> str | None:
   """What is wrong with a row that should have a value in each of these columns; None if nothing is."""
+  if isinstance(row, Unread):
+    return row.reason
   for name in names:
     if name not in row:
       return f"no {name!r}; there are {', '.join(map(repr, sorted(row)[:8])) or 'no fields'}"
     if row[name] is None:
       return f"{name!r} is null"
   return None
+
+
+def no_text(row: Mapping[str, Any], names: Iterable[str]) -> str | None:
+  """What is wrong with a row that should have, in each of these columns, a text or what is written as one: a number,
+  true or false; None if nothing is."""
+  names = tuple(names)
+  return lacking(row, names) or next((f"{name!r} is {shorten(repr(row[name]), 80)}, no text" for name in names
+                                      if isinstance(row[name], list | dict | bytes)), None)
 
 
 def _kind(file: pathlib.Path) -> str:

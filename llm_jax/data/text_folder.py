@@ -1,7 +1,8 @@
 """A folder of text: .txt .md .py (a file is a document), .jsonl and .jsonl.gz (a line is), .parquet (a row is).
 
 Files are read in order of their path below the folder. Top-level subfolders are the domains of the mixture, unless a
-mapping says otherwise. Hidden files and folders are left out.
+mapping says otherwise. Hidden files and folders are left out. Links are followed: a file that lies there by several
+paths is read once for each, as a copy would be.
 """
 
 import dataclasses
@@ -16,7 +17,7 @@ from llm_jax.data.documents import BadRow, Document, Split
 from llm_jax.data.fingerprint import digest, file_digests
 from llm_jax.data.packing import Packing
 from llm_jax.data.splitting import SplitMode
-from llm_jax.data.text_files import SUFFIXES, Columns, is_readable, read_file
+from llm_jax.data.text_files import SUFFIXES, Columns, apart, files_below, is_readable, read_file
 
 ONE_DOMAIN = "text"
 
@@ -39,7 +40,8 @@ def build(context: DataContext, *, path: str, files: str = "*",
     domain_column: column of .jsonl and .parquet that names each row's domain (a label, a source); `domains` then only
       chooses files.
     difficulty_column: column with a number for each row, for curriculum = dict(scorer='column').
-    validation_path: a folder or file for validation; then nothing is split off `path`.
+    validation_path: a folder or file for validation; then nothing is split off `path`, and a file that lies in both is
+      for validation alone.
     tokenizer: {'name': plug-in of data/tokenizers, its knobs}; None is sentencepiece with its defaults.
     mixture: 'proportional' (every window alike), 'equal', or {domain: weight}.
     validation_fraction: part kept for validation.
@@ -77,6 +79,10 @@ class TextFolder:
       if not listed:
         raise DataError(f"no file in {root} matches files={pattern!r} and a domain; readable: {' '.join(SUFFIXES)}")
       self._files += listed
+    if validation_path is not None:
+      files = {part: [file for file, _, _, split in self._files if split == part] for part in ("train", "validation")}
+      kept = {*apart(files["train"], files["validation"], path)}
+      self._files = [row for row in self._files if row[-1] == "validation" or row[0] in kept]
     digests = file_digests([f for f, *_ in self._files], cache_dir)
     self.fingerprint = digest("text_folder", 1, columns.text, max_bytes,
                               [(name, domain, split, digests[f]) for f, name, domain, split in self._files],
@@ -105,12 +111,9 @@ def _listing(root: str, pattern: str, domains: str | dict, key: str) -> Iterator
     if domain is not None:
       yield folder, folder.name, domain
     return
-  names = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*")
-                 if is_readable(p) and (p.is_file() or (p.is_symlink() and not p.exists())))
-  for name in names:
-    hidden = any(part.startswith(".") for part in name.split("/"))
+  for name in files_below(folder):
     domain = _domain(name, domains)
-    if not hidden and domain is not None and fnmatch.fnmatchcase(name, pattern):
+    if is_readable(folder / name) and domain is not None and fnmatch.fnmatchcase(name, pattern):
       yield folder / name, name, domain
 
 

@@ -32,7 +32,8 @@ def build(context: DataContext, *, dataset: str, data_dir: str | None = None, ma
   Args:
     dataset: TFDS name, with config and version if wanted: 'tiny_shakespeare', 'lm1b', 'wikipedia/20230601.en'.
     data_dir: where prepared datasets are; None keeps them in the cache folder, by the content of `manual_dir`.
-    manual_dir: folder with the builder's downloads under their registered names; then nothing is downloaded.
+    manual_dir: folder with the builder's downloads under their registered names; then nothing is downloaded, and one
+      that is not there is an error.
     text_column: feature that holds the text; a dot goes into nested features.
     train_split: split to train on; names joined by + are read one after the other.
     validation_split: the same for validation, e.g. 'validation+test'; None splits off `train_split`.
@@ -52,6 +53,9 @@ def build(context: DataContext, *, dataset: str, data_dir: str | None = None, ma
   rules = Rules(tokenizer=tokenizer, mixture=mixture, validation_fraction=validation_fraction, split=split,
                 packing=packing, document_boundaries=document_boundaries, bos=bos, eod=eod, deduplicate=deduplicate,
                 on_bad_data=on_bad_data, max_bad_fraction=max_bad_fraction)
+  for key, given in (("data_dir", data_dir), ("manual_dir", manual_dir)):
+    if given == "":  # which pathlib takes for the folder that we are in
+      raise ConfigError(f"config.data.{key}", "got ''", accepted="a folder")
   if manual_dir is not None and not pathlib.Path(manual_dir).is_dir():
     raise ConfigError("config.data.manual_dir", f"no such folder: {manual_dir}")
   builder = prepared_builder(dataset, data_dir or _own_data_dir(context.cache_dir, manual_dir), manual_dir)

@@ -151,7 +151,8 @@ class _Writer:
     self._rated &= document.difficulty is not None
     rating = math.nan if document.difficulty is None else document.difficulty
     self._size, self._documents, self._bytes = self._size + len(ids), self._documents + 1, self._bytes + text_bytes
-    arrays = (ids.astype(self._dtype), np.array(self._size, "<i8"), np.array(text_bytes, "<i8"), np.array(rating, "<f8"))
+    numbers = np.array([self._size, text_bytes], "<i8")
+    arrays = (ids.astype(self._dtype), numbers[0], numbers[1], np.array(rating, "<f8"))
     for what, array in zip(FILES, arrays):
       self._waiting[what].append(array.tobytes())
 

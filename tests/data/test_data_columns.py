@@ -56,6 +56,9 @@ def test_rows_whose_columns_cannot_be_read_are_named(tmp_path):
   rows[3]["hardness"], rows[5]["source"] = "very", None
   with pytest.raises(DataError, match=r"rows\.jsonl:4: column 'hardness' is no number but 'very'"):
     build(tmp_path, write(tmp_path / "rows.jsonl", rows), on_bad_data="fail")
+  rows[3]["hardness"] = 10 ** 400
+  with pytest.raises(DataError, match=r"rows\.jsonl:4: column 'hardness' is no number but 1000"):
+    build(tmp_path, write(tmp_path / "rows.jsonl", rows), on_bad_data="fail")
   rows[3]["hardness"] = 1
   with pytest.raises(DataError, match=r"rows\.jsonl:6: column 'source' names no domain"):
     build(tmp_path, write(tmp_path / "rows.jsonl", rows), on_bad_data="fail")

@@ -49,7 +49,8 @@ def served(corpus, data, steps):
 @pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
 def test_every_text_once_with_its_label(tmp_path, kind):
   half = write(tmp_path, kind)
-  corpus = build(tmp_path, path=str(half), validation_path=str(half))
+  (tmp_path / "other").mkdir()
+  corpus = build(tmp_path, path=str(half), validation_path=str(write(tmp_path / "other", kind)))
   got = served(corpus, corpus.train, len(TEXTS) // PLAN.batch)
   assert sum(got.values()) == len(TEXTS) and {name for _, name in got} == {"news", "sport"}
   for (text, name), _ in got.items():
@@ -94,6 +95,18 @@ def test_what_cannot_be_read_is_named(tmp_path):
     build(tmp_path, path=str(path), split="tail", validation_fraction=0.5)
   with pytest.raises(ConfigError, match="path"):
     build(tmp_path, path=str(tmp_path / "none.csv"))
+
+
+def test_a_list_is_neither_text_nor_label_and_a_number_is_either(tmp_path):
+  path = tmp_path / "a.jsonl"
+  rows = [dict(text=f"t{i}", label=i % 2) for i in range(20)] + [dict(text=5, label=True)]
+  path.write_text("\n".join(map(json.dumps, rows)))
+  assert build(tmp_path, path=str(path)).train.labels == ("True", "0", "1")
+  for bad, says in ((dict(text=["t"], label=1), r"'text' is \['t'\], no text"),
+                    (dict(text="t", label={}), "'label' is {}")):
+    path.write_text("\n".join(map(json.dumps, [*rows, bad])))
+    with pytest.raises(DataError, match=rf"a\.jsonl:22: {says}"):
+      build(tmp_path, path=str(path), on_bad_data="fail")
 
 
 def test_the_published_alphabet_has_seventy_places():

@@ -88,7 +88,8 @@ def test_a_pair_without_prompt_holds_it_in_both():
     (dict(prompt="a", chosen="b", rejected=" "), "rejected is empty"), (dict(chosen="b", rejected="c"), "in common"),
     (dict(prompt="a", chosen=3, rejected="c"), "chosen is 3, neither"),
     (dict(prompt="a", chosen=5, rejected=None), "'rejected' is null"),
-    (dict(prompt="a", chosen="b", rejected="c", margin="much"), "margin")])
+    *((dict(prompt="a", chosen="b", rejected="c", margin=m), "margin is .*, no finite number")
+      for m in ("much", float("nan"), float("inf"), 10 ** 400, 1e300, "nan", True, [1]))])
 def test_a_row_that_says_no_preference_is_refused_with_the_reason(row, reason):
   with pytest.raises(UnfitRowError, match=reason):
     pair_of(row)
@@ -102,10 +103,32 @@ def test_bad_rows_are_named_by_file_and_line(tmp_path):
     build(tmp_path, rows)
   corpus = build(tmp_path, rows, max_bad_fraction=0.1)
   report = corpus.bad_report.read_text()
-  assert "pairs.jsonl:41" in report and "pairs.jsonl:42" in report
+  assert "pairs.jsonl:41\tnot valid JSON" in report and "pairs.jsonl:42" in report
   assert corpus.train.total + corpus.evals["validation"].total == len(PAIRS)
   with pytest.raises(ConfigError, match=r"config\.data\.path"):
     build(tmp_path, path=str(tmp_path / "none"))
+
+
+def test_a_row_without_margin_has_margin_zero_beside_others(tmp_path):
+  rows = [{k: v for k, v in p.items() if k != "margin" or i % 3} for i, p in enumerate(PAIRS)]
+  corpus = build(tmp_path, rows)
+  known = {r["prompt"]: r.get("margin", 0) for r in rows}
+  for step in range(corpus.train.total // 4):
+    batch = corpus.train.take(step, PLAN)
+    for (prompt, _), margin in zip(read(corpus, batch, "chosen"), batch["margin"]):
+      np.testing.assert_allclose(margin, known[prompt], rtol=1e-6)
+
+
+def test_labels_and_margins_may_be_written_as_text():
+  judged = dict(prompt="a", completion="b")
+  wanted = {label: judged_of(judged | dict(label=label))[0].wanted
+            for label in ("1", "0", "True", "true", "TRUE", "False", "false", 1, 0)}
+  assert [label for label, yes in wanted.items() if yes] == ["1", "True", "true", "TRUE", 1]
+  for label in ("", "2", "yes", None, 2, float("nan"), [1]):
+    with pytest.raises(UnfitRowError, match="neither true nor false"):
+      judged_of(judged | dict(label=label))
+  pair = dict(prompt="a", chosen="b", rejected="c")
+  assert [pair_of(pair | dict(margin=m)).margin for m in ("1.5", 2, None, "")] == [1.5, 2, 0, 0]
 
 
 def test_a_zipped_file_is_read_and_a_torn_one_is_named(tmp_path):

@@ -14,6 +14,7 @@ from llm_jax.core.types import Plan
 from llm_jax.data import stdlib, text_folder, tfds
 from llm_jax.data.documents import Document
 from llm_jax.data.splitting import split_documents
+from llm_jax.data.text_files import files_below
 
 BYTES = {"name": "bytes"}
 
@@ -60,6 +61,33 @@ def test_own_validation_folder(context, folder, tmp_path):
   corpus = build(context, folder, validation_path=str(held))
   assert sizes(corpus) == {("train", "a"): 120, ("train", "b"): 40, ("validation", "text"): 1}
   assert set(corpus.evals) == {"validation"}
+
+
+def test_files_held_out_of_a_folder_are_not_trained_on(context, folder):
+  corpus = build(context, folder, validation_path=str(folder / "b"))
+  assert sizes(corpus) == {("train", "a"): 120, ("validation", "text"): 40}
+  for path, held_out in ((folder, folder), (folder / "b" / "00.txt", folder)):
+    with pytest.raises(ConfigError, match=r"config\.data\.validation_path.*none is left"):
+      build(context, path, validation_path=str(held_out))
+
+
+def test_links_to_folders_are_followed_once_for_each_path_and_not_in_circles(tmp_path):
+  for name in ("texts/b/one.txt", "elsewhere/x.txt", "elsewhere/.hidden.txt"):
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / name).write_text("text")
+  texts = tmp_path / "texts"
+  for link, target in (("a", "../elsewhere"), ("b/up", ".."), ("c", "b"), ("b/self", "self"), ("d.txt", "b/one.txt")):
+    (texts / link).symlink_to(target)
+  assert files_below(texts) == ["a/x.txt", "b/one.txt", "b/self", "c/one.txt", "c/self", "d.txt"]
+  assert files_below(texts / "nowhere") == []
+
+
+def test_the_domain_of_a_linked_folder_is_the_link(context, folder, tmp_path):
+  (tmp_path / "mixture").mkdir()
+  for link, target in (("first", "a"), ("second", "b")):
+    (tmp_path / "mixture" / link).symlink_to(folder / target)
+  corpus = build(context, tmp_path / "mixture", split="documents")
+  assert {d for _, d in sizes(corpus)} == {"first", "second"} and sum(sizes(corpus).values()) == 160
 
 
 @pytest.mark.parametrize("knobs, says", [
@@ -203,3 +231,30 @@ def test_unknown_datasets_get_the_nearest_name(context):
   pytest.importorskip("tensorflow_datasets")
   with pytest.raises(ConfigError, match="did you mean: tiny_shakespeare"):
     tfds.build(context, dataset="tiny_shakespear", tokenizer=BYTES)
+
+
+@pytest.mark.parametrize("dataset, says", [
+    ("tiny_shakespeare:9.9.9", "did you mean: tiny_shakespeare:1.0.0"), ("glue/colla", "did you mean: glue/cola"),
+    ("", r"accepted: dataset, dataset/config"), ("a/b/c", r"accepted: dataset, dataset/config"),
+    ("tiny_shakespeare/", "accepted: tiny_shakespeare, tiny_shakespeare:1.0.0")])
+def test_a_config_or_version_that_is_not_there_is_named(context, dataset, says):
+  pytest.importorskip("tensorflow_datasets")
+  with pytest.raises(ConfigError, match=rf"(?s)config\.data\.dataset: got '{dataset}'.*{says}"):
+    tfds.build(context, dataset=dataset, tokenizer=BYTES)
+
+
+@pytest.mark.parametrize("key", ["manual_dir", "data_dir"])
+def test_an_empty_folder_of_tfds_is_not_the_one_that_we_are_in(context, key):
+  with pytest.raises(ConfigError, match=rf"config\.data\.{key}: got ''"):
+    tfds.build(context, dataset="tiny_shakespeare", tokenizer=BYTES, **{key: ""})
+
+
+def test_nothing_is_downloaded_where_the_downloads_should_be_in_a_folder(context, shakespeare, monkeypatch):
+  folder, _ = shakespeare
+  (folder / "input.txt").unlink()
+  def call(*_, **__):
+    raise AssertionError("the network was asked")
+  monkeypatch.setattr(socket, "getaddrinfo", call)
+  monkeypatch.setattr(socket.socket, "connect", call)
+  with pytest.raises(ConfigError, match=r"config\.data\.manual_dir: '.*/manual' has no input\.txt"):
+    tfds.build(context, dataset="tiny_shakespeare", manual_dir=str(folder), tokenizer=BYTES)

@@ -6,7 +6,7 @@ import pathlib
 import numpy as np
 import pytest
 
-from llm_jax.core.errors import ConfigError
+from llm_jax.core.errors import ConfigError, DataError
 from llm_jax.core.types import Plan
 from llm_jax.data import questions
 from llm_jax.data.corpus import DataContext
@@ -72,3 +72,12 @@ def test_what_cannot_be_is_refused(corpus, knobs, match):
     corpus(**knobs)
   with pytest.raises(ConfigError, match=r"train\.length"):
     corpus().train.take(0, Plan(4, 16))
+
+
+@pytest.mark.parametrize("bad, says", [
+    ({"question": ["q"], "final": "1"}, r"'question' is \['q'\], no text"),
+    ({"question": "q", "final": {"a": 1}}, r"'final' is {'a': 1}, no text")])
+def test_a_list_is_no_prompt_and_no_answer(corpus, tmp_path, bad, says):
+  (tmp_path / "other.jsonl").write_text("\n".join(map(json.dumps, [{"question": "2 + 3", "final": 5}, bad])))
+  with pytest.raises(DataError, match=rf"other\.jsonl:2: {says}"):
+    corpus(path=str(tmp_path / "other.jsonl"), on_bad_data="fail")

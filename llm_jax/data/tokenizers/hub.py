@@ -142,7 +142,8 @@ def _unspeakable(content: bytes, reserved: Sequence[int]) -> str:
     return content.decode()
   renamed = {vocabulary[i][0]: f"\ufdd0{i}\ufdd1" for i in reserved if i < len(vocabulary)}  # noncharacters of Unicode
   spec["model"]["vocab"] = [[renamed.get(piece, piece), *score] for piece, *score in vocabulary]
-  spec["added_tokens"] = [t | {"content": renamed.get(t["content"], t["content"])} for t in spec.get("added_tokens", [])]
+  for token in spec.get("added_tokens", []):
+    token["content"] = renamed.get(token["content"], token["content"])
   spec["post_processor"] = None  # what goes around a text is not asked for, and is told by the old names
   return json.dumps(spec)
 
