@@ -7,13 +7,14 @@
         --config.optimizer.warmup=0 --config.optimizer.peak=1 --config.log.every=1      # which rate to use?
 """
 
+import itertools
 import pathlib
 from typing import Any
 
 from absl import flags
 
 from llm_jax import doors
-from llm_jax.core.errors import ConfigError
+from llm_jax.core.errors import ConfigError, DivergedError
 
 
 def define(values: flags.FlagValues) -> None:
@@ -64,8 +65,14 @@ def main(values: Any, overrides: doors.Overrides) -> int:
       lambda: run.state_from(pretrained.initial(values.init_from, run.base)))
   session = Session(run, workdir, sampler, lambda length: flops.per_token(run.model, length), start, values.profile,
                     values.watchdog_seconds)
-  session.train()
-  if run.config["optimizer"]["decay"] == "range_test":
+  ranges = run.config["optimizer"]["decay"] == "range_test"
+  try:
+    session.train()
+  except DivergedError as e:
+    if not ranges:  # a range test goes on until it diverges
+      raise
+    print(f"learning-rate range test: the loss diverged, {str(e).splitlines()[0]}")
+  if ranges:
     print(suggested_rate(workdir))
   if run.config["log"]["report"]:
     print(f"report: {workdir / 'report.html'}")
@@ -117,11 +124,13 @@ def on_these_devices(config: Any) -> Any:
 
 
 def suggested_rate(workdir: pathlib.Path) -> str:
-  """What a learning-rate range test says, read from its metrics."""
+  """What a learning-rate range test says, read from its metrics up to the first update that the guard skipped: from
+  there on the rates do not rise."""
   from llm_jax.optimizers import range_test
   from llm_jax.training import metrics
 
-  rows = [r for r in metrics.rows(workdir) if "train/loss" in r]
+  rows = itertools.takewhile(lambda r: not r["train/skipped_updates"],
+                             (r for r in metrics.rows(workdir) if "train/loss" in r))
   found = range_test.analyse([(r["train/learning_rate"], r["train/loss"]) for r in rows])
   return (f"learning-rate range test: --config.optimizer.peak={found.suggested:.2g} (steepest fall at "
           f"{found.steepest:.2g}, lowest loss at {found.minimum:.2g})")

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from llm_jax.core import likelihood
 from llm_jax.core.types import Batch, Metrics, Params, Plan
 
 
@@ -41,13 +42,7 @@ def evaluate(eval_step: Callable[[Params, Params, Batch], Metrics], params: Para
     carry = part.pop("carry", None)
     total = part if total is None else jax.tree.map(jnp.add, total, part)
   means = {name: float(np.asarray(m.total)) / max(float(np.asarray(m.weight)), 1e-8) for name, m in total.items()}
-  return {**means, **derived(likelihood(means), data.bytes_per_token, codes_text)}
-
-
-def likelihood(means: Mapping[str, float]) -> float:
-  """Nats per target that perplexity and bits per byte are of: the loss without what an objective adds to the negative
-  log-likelihood (label smoothing, z-loss), where it says both."""
-  return means.get("nll", means["loss"])
+  return {**means, **derived(likelihood.nats(means), data.bytes_per_token, codes_text)}
 
 
 def derived(nats: float, bytes_per_token: float | None, codes_text: bool = True) -> Mapping[str, float]:

@@ -81,7 +81,7 @@ class Checkpoints:
     self._join()
     self._report_failure()
     leaves = stored_arrays.named_leaves(state)
-    about = {"format": 1, "step": step, "metrics": {k: float(v) for k, v in (metrics or {}).items()},
+    about = {"format": 1, "step": step, "metrics": _floats(metrics or {}),
              "config_sha256": seal.json_hash(extra.get("config")), "arrays": stored_arrays.table_of(leaves),
              "versions": {name: importlib.metadata.version(name) for name in ("jax", "flax", "orbax-checkpoint")}}
     needed = stored_arrays.stored_bytes(leaves)
@@ -103,6 +103,22 @@ class Checkpoints:
       self._failure = CheckpointError(f"checkpoint {step} was not written: see the message of process 0")
     self._report_failure()
     return decision == GO
+
+  def record(self, step: int, metrics: Mapping[str, float]) -> None:
+    """Adds what was measured after `step` was saved to its manifest, for `keep_best`, and keeps what then has to stay.
+
+    Raises:
+      CheckpointError: the manifest could not be replaced (on_save_error='warn': logged instead).
+    """
+    self._join()
+    if jax.process_index() == 0:
+      path = self.directory / str(step)
+      try:
+        seal.amend(path, metrics={**seal.read_manifest(path)["metrics"], **_floats(metrics)})
+        self._retain()
+      except (OSError, ValueError) as e:
+        self._failure = CheckpointError(f"what was measured at checkpoint {step} could not be added to {path}: {e}")
+    self._report_failure()
 
   def check(self) -> None:
     """Raises the failure of the last save if it is known by now; never waits. Call it every log interval."""
@@ -277,6 +293,10 @@ class Checkpoints:
 
   def _saving(self, step: int) -> pathlib.Path:
     return self.directory / f"{step}{seal.SAVING}"
+
+
+def _floats(metrics: Mapping[str, float]) -> dict[str, float]:
+  return {name: float(value) for name, value in metrics.items()}
 
 
 def _existing(path: pathlib.Path) -> pathlib.Path:

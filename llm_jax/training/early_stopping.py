@@ -1,8 +1,9 @@
 """Early stopping on a validation metric (Prechelt 1998): stop when it has not improved for `patience` evaluations."""
 
 import dataclasses
+import math
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
 from llm_jax.core.errors import ConfigError
 
@@ -28,10 +29,14 @@ class EarlyStopping:
       raise ConfigError("config.early_stopping.metric", f"{self.metric!r} is not measured",
                         accepted=", ".join(sorted(measured)))
     value = float(measured[self.metric])
-    sign = 1.0 if self.mode == "min" else -1.0
-    if not record or sign * value < sign * record["best"] - self.least:
+    if not record or self._better(value, record["best"]):
       return {"best": value, "step": step, "bad": 0}
     return {**record, "bad": record["bad"] + 1}
+
+  def _better(self, value: float, best: float) -> bool:
+    """A number that is not finite (the model has diverged) is never better, and any other is better than it."""
+    sign = 1.0 if self.mode == "min" else -1.0
+    return math.isfinite(value) and (not math.isfinite(best) or sign * value < sign * best - self.least)
 
   def exhausted(self, record: Record) -> bool:
     """Is the patience used up?"""
@@ -40,6 +45,12 @@ class EarlyStopping:
   def explain(self, record: Record) -> str:
     """Why, in a few words."""
     return f"{self.metric} has not improved since step {int(record['step'])} ({record['best']:.4f})"
+
+
+def carried(record: Record, saved: Mapping[str, Any] | None, current: Mapping[str, Any] | None) -> Record:
+  """What a resume takes over of a record, by the sections of both configs: nothing if another number is watched now."""
+  watches = lambda section: section and (section["metric"], section["mode"])
+  return record if watches(saved) == watches(current) else {}
 
 
 def build(*, metric: str = "eval/loss", mode: Literal["min", "max"] = "min", patience: int = 5,

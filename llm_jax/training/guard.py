@@ -19,7 +19,7 @@ LONGEST = 1_000_000  # window
 
 @dataclasses.dataclass(frozen=True)
 class Guard:
-  """window: steps of history, 0 checks only for finiteness; max_skips: in a row before the loop stops."""
+  """window: steps of history, 0 checks only for finiteness; max_skips: so many in a row stop the loop."""
 
   window: int
   sigmas: float

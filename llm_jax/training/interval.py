@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from llm_jax.core import likelihood
 from llm_jax.core.types import Plan
 
 LAST_VALUE = frozenset({"learning_rate", "skipped_updates", "skipped_in_a_row"})  # others are means over the interval
@@ -19,23 +20,30 @@ HIDDEN = frozenset({"skipped_in_a_row", "target_tokens"})
 
 @dataclasses.dataclass
 class Sums:
-  """Since the last logged row: the sum of every metric times its step's weight, and those weights (target tokens)."""
+  """Since the last logged row: for every metric the sum of value times weight (target tokens), and of the weights."""
 
   values: dict[str, float] = dataclasses.field(default_factory=dict)
-  weight: float = 0.0
+  weights: dict[str, float] = dataclasses.field(default_factory=dict)
+
+  @classmethod
+  def from_json(cls, saved: Mapping[str, Any]) -> "Sums":
+    """What `dataclasses.asdict` wrote; older checkpoints had one 'weight', that of the loss, for all names."""
+    values = dict(saved["values"])
+    return cls(values, dict(saved["weights"]) if "weights" in saved else dict.fromkeys(values, saved["weight"]))
 
   def add(self, values: Mapping[str, float]) -> None:
-    """Adds one step; a number that is not finite (a skipped step) is left out."""
+    """Adds one step; a number that is not finite is left out, with its weight."""
     for name, value in values.items():
       if name in LAST_VALUE:
         self.values[name] = value
-      elif np.isfinite(value):
-        self.values[name] = self.values.get(name, 0.0) + value * values["target_tokens"]
-    self.weight += values["target_tokens"] if np.isfinite(values["loss"]) else 0.0
+        continue
+      finite = np.isfinite(value)
+      self.values[name] = self.values.get(name, 0.0) + (value * values["target_tokens"] if finite else 0.0)
+      self.weights[name] = self.weights.get(name, 0.0) + (values["target_tokens"] if finite else 0.0)
 
   def means(self) -> dict[str, float]:
-    """{metric: mean over the target tokens, or the last value}; NaN where every step was skipped."""
-    return {name: value if name in LAST_VALUE else value / self.weight if self.weight else float("nan")
+    """{metric: mean over the target tokens of its finite values, or the last value}; NaN where there were none."""
+    return {name: value if name in LAST_VALUE else value / self.weights[name] if self.weights[name] else float("nan")
             for name, value in self.values.items()}
 
 
@@ -65,7 +73,7 @@ def learned(mean: Mapping[str, float], bits_per_byte: float | None) -> dict[str,
   row = {f"train/{name}": v for name, v in mean.items() if name not in HIDDEN and "_part/" not in name}
   row |= parts_over_shares(mean)
   if bits_per_byte is not None and "loss" in mean:
-    row["train/bits_per_byte"] = mean["loss"] * bits_per_byte
+    row["train/bits_per_byte"] = likelihood.nats(mean) * bits_per_byte
   return row
 
 

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import jax
 import numpy as np
 
-from llm_jax.core.errors import DivergedError, RestartError
+from llm_jax.core.errors import DivergedError, LlmJaxError, RestartError
 from llm_jax.core.types import Batch, Curriculum, Plan, TrainState
 from llm_jax.training import faults, interval, profiler
 from llm_jax.training.checkpoint import Checkpoints
@@ -59,7 +59,7 @@ class Position:
   @classmethod
   def from_json(cls, saved: Mapping[str, Any]) -> "Position":
     """The position that `dataclasses.asdict` wrote."""
-    return cls(**{**saved, "sums": interval.Sums(**saved["sums"])})
+    return cls(**{**saved, "sums": interval.Sums.from_json(saved["sums"])})
 
 
 class Batches(Iterator[tuple[int, Plan, Batch]], Protocol):
@@ -112,15 +112,25 @@ class Loop:
     self._flying: collections.deque[tuple[int, Plan, jax.Array]] = collections.deque()
     self._shapes: set[tuple[int, int]] = set()
     self._skipped: list[str] = []
-    self._in_a_row = 0
+    self._diverged: list[str] = []  # what is said of it, once `max_skips` updates in a row were skipped
     self._position = position
     done = int(state.step)
     with self.watchdog, self.preemption:
-      self._side_work(state, done, position.pending)
+      self._judge_again(done)
+      measured = self._side_work(state, done, position.pending)
+      if measured and self._keeps(done):
+        self.checkpoints.record(done, measured)
       position.pending = []
       if not position.finished and done < self.timetable.steps:
         state = self._steps(state, done)
     return state
+
+  def _judge_again(self, done: int) -> None:
+    """Whether the run stopped early is asked anew at a resume: the rule may be another one now."""
+    position, rule = self._position, self.early_stopping
+    position.finished = rule is not None and rule.exhausted(position.early_stopping)
+    if rule is not None and position.finished:
+      self.progress.event(f"step {done}: stopped early, {rule.explain(position.early_stopping)}")
 
   def _steps(self, state: TrainState, done: int) -> TrainState:
     batches = self.batches(done, self._position)
@@ -143,10 +153,10 @@ class Loop:
     with self.watchdog.phase("data"):
       index, plan, batch = next(batches)
     ready = time.perf_counter()
-    self._clock.data += ready - start
     self.profile.at(index)
     if (plan.batch, plan.length) not in self._shapes:
       return self._first_of_shape(state, index, plan, batch)
+    self._clock.data += ready - start
     state, metrics = self.step(state, batch, knobs_of(plan))
     self._flying.append((index + 1, plan, metrics))
     batches.prepare()
@@ -158,7 +168,7 @@ class Loop:
     return state
 
   def _first_of_shape(self, state: TrainState, index: int, plan: Plan, batch: Batch) -> TrainState:
-    """Compiles for a new shape; that step stays out of the throughput."""
+    """Compiles for a new shape; that step, and the wait for its batch, stay out of the throughput."""
     start = time.perf_counter()
     with self.watchdog.phase("compile"):
       state, metrics = self.step(state, batch, knobs_of(plan))
@@ -210,29 +220,40 @@ class Loop:
     position.sums, self._clock = interval.Sums(), interval.Clock()
 
   def _watch_skips(self, values: Mapping[str, float], done: int, plan: Plan) -> None:
-    self._in_a_row = int(values["skipped_in_a_row"])  # counted in the state, so that a resume goes on counting
-    if self._in_a_row > 0:
+    in_a_row = int(values["skipped_in_a_row"])  # counted in the state, so that a resume goes on counting
+    if in_a_row > 0:
       what = f"loss {values['loss']:.4g}, gradient norm {values['gradient_norm']:.4g}"
       self.progress.event(f"step {done}: update skipped ({what})")
       self._skipped.append(f"{self.describe_batch(done - 1, plan)}: {what}")
     else:
       self._skipped = []
+    if in_a_row >= self.max_skips:
+      self._diverged = [f"{in_a_row} updates in a row were skipped", *self._skipped[-6:]]
 
   def _after(self, state: TrainState, done: int) -> None:
     table = self.timetable
     side = [name for name, every in (("evaluate", table.evaluate), ("sample", table.sample)) if table.due(every, done)]
-    if self.preemption.should_stop(done):
+    if (stop := self._stop(done)) is not None:
       self._position.pending = side
       self._save(state, done, {})
-      reason = self.preemption.reason or "preemption"
-      raise RestartError(f"stopped by {reason} after step {done}; checkpoint written, the same command resumes")
-    if self._in_a_row > self.max_skips:
-      self._save(state, done, {})
-      raise DivergedError(f"{self._in_a_row} updates in a row were skipped; checkpoint {done} holds the last good "
-                          "weights\n  " + "\n  ".join(self._skipped[-6:]))
+      raise stop
     measured = self._side_work(state, done, side)
-    if self._position.finished or table.due(table.save, done) or done == table.steps:
+    if self._keeps(done):
       self._save(state, done, measured)
+
+  def _stop(self, done: int) -> LlmJaxError | None:
+    """Why the run ends here with side work left to do; None if it goes on."""
+    if self.preemption.should_stop(done):
+      reason = self.preemption.reason or "preemption"
+      return RestartError(f"stopped by {reason} after step {done}; checkpoint written, the same command resumes")
+    if self._diverged:
+      what, *batches = self._diverged
+      return DivergedError("\n  ".join([f"{what}; checkpoint {done} holds the last good weights", *batches]))
+    return None
+
+  def _keeps(self, done: int) -> bool:
+    """Is a checkpoint due after `done` updates, whether or not a signal comes?"""
+    return self._position.finished or self.timetable.due(self.timetable.save, done) or done == self.timetable.steps
 
   def _side_work(self, state: TrainState, done: int, names: list[str]) -> dict[str, float]:
     measured: dict[str, float] = {}

@@ -11,7 +11,8 @@ from llm_jax.core.types import Curriculum, Plan
 
 def planned(steps: int, rate: Callable[[Any], Any], curriculum: Curriculum, points: int = 400) -> dict[str, Any]:
   """{'learning_rate': {'step': [...], 'value': [...], 'unit': ''}, 'length': ...}: what changes over the run, and the
-  learning rate. Jumps of batch and length are met exactly. An adaptive curriculum is shown as it begins."""
+  learning rate, each at the number that the update has in metrics.jsonl, from 1. Jumps of batch and length are met
+  exactly. An adaptive curriculum is shown as it begins, and no update as skipped."""
   at = set(np.linspace(0, steps - 1, min(points, steps)).astype(int).tolist())
   at |= {s for change in curriculum.changes() for s in (change - 1, change) if 0 <= s < steps}
   where = sorted(at)
@@ -19,7 +20,8 @@ def planned(steps: int, rate: Callable[[Any], Any], curriculum: Curriculum, poin
   plans = [curriculum.plan(step, state) for step in where]
   found = {"learning_rate": (np.asarray(rate(np.asarray(where))).tolist(), "")}
   found |= {name: series for name, series in _series(plans).items() if len(set(series[0])) > 1 or "/" in name}
-  return {name: {"step": where, "value": values, "unit": unit} for name, (values, unit) in found.items()}
+  rows = [step + 1 for step in where]
+  return {name: {"step": rows, "value": values, "unit": unit} for name, (values, unit) in found.items()}
 
 
 def _series(plans: Sequence[Plan]) -> dict[str, tuple[list[float], str]]:

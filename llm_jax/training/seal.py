@@ -51,11 +51,22 @@ def seal(saving: pathlib.Path, final: pathlib.Path, about: dict[str, Any]) -> No
   paths = _files(saving)
   files = [{"path": str(p.relative_to(saving)), "size": p.stat().st_size, "sha256": file_hash(p)} for p in paths]
   body = {**about, "files": files}
-  replace_text(saving / MANIFEST, json.dumps({**body, "sha256": json_hash(body)}, indent=1))
+  _write_manifest(saving, body)
   for folder in {p.parent for p in paths}:
     _sync(folder)
   os.rename(saving, final)
   _sync(final.parent)
+
+
+def amend(step_directory: pathlib.Path, **facts: Any) -> None:
+  """Replaces facts of a sealed step's manifest; the step is sealed, with the old facts or the new, at every instant.
+
+  Raises:
+    ValueError: the manifest is missing, unreadable or altered. OSError: the disk refused; the old facts stay.
+  """
+  body = {**read_manifest(step_directory), **facts}
+  _write_manifest(step_directory, body)
+  _sync(step_directory)
 
 
 def read_manifest(step_directory: pathlib.Path) -> dict[str, Any]:
@@ -92,6 +103,10 @@ def verify(step_directory: pathlib.Path, how: Verify = "auto") -> list[str]:
   check = lambda f: _problem(step_directory, f, full or f["size"] < ALWAYS_HASHED_BELOW)
   with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:  # hashing releases the interpreter lock
     return [problem for problem in pool.map(check, files) if problem]
+
+
+def _write_manifest(directory: pathlib.Path, body: dict[str, Any]) -> None:
+  replace_text(directory / MANIFEST, json.dumps({**body, "sha256": json_hash(body)}, indent=1))
 
 
 def _problem(step_directory: pathlib.Path, file: dict[str, Any], hashed: bool) -> str:

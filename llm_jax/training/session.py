@@ -118,6 +118,8 @@ class Session:
                         f"{step} steps", accepted=f"a number from {step}, or a new --workdir")
     state, _ = saved.restore(step, self.run.abstract_state)
     position = Position.from_json(extra["position"])
+    position.early_stopping = early_stopping.carried(position.early_stopping, extra["config"].get("early_stopping"),
+                                                     self.run.config["early_stopping"])
     return state, position, [f"resuming from checkpoint {step}", *(f"changed: {n}" for n in notes)]
 
   def _loop(self, saved: Checkpoints, writer: metrics.MetricsWriter, progress: Progress,

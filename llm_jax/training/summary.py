@@ -53,7 +53,7 @@ def tiles(rows: Sequence[Mapping[str, Any]], status: Mapping[str, Any], paramete
     if (top := best(rows, name)) is not None:
       found.append(Tile(title, f"{top[1]:.4f}", f"step {number(top[0])}, last {last[name]:.4f}"))
   if "train/loss" in last:
-    found.append(Tile("Train loss", f"{last['train/loss']:.4f}", "last logged step"))
+    found.append(Tile("Train loss", f"{last['train/loss']:.4f}", "last logged row"))
   if rows:
     total = status.get("total_steps")
     share = f"{percent(rows[-1]['step'] / total)} of {number(total)}" if total else ""

@@ -5,7 +5,10 @@ import door
 import in_process
 import jax
 import numpy as np
+import pytest
 
+from llm_jax.core.errors import DivergedError
+from llm_jax.training import metrics
 from llm_jax.training.session import Session
 
 EIGHT = dict(devices=8, mesh=dict(data=2, fsdp=2, tensor=2))
@@ -61,16 +64,37 @@ def test_a_run_that_only_skips_stops_and_names_the_batches(monkeypatch, tmp_path
   assert "step 5, windows 0:" in told and "nan" in told
   state = door.state(tmp_path / "run")
   assert all(np.isfinite(a).all() for a in state.values())
-  assert state["['guard.consecutive']"] > 3 and 5 < state["step"] <= 12
+  assert state["['guard.consecutive']"] >= 3 and 5 < state["step"] <= 12
 
-  again = door.call(*arguments)  # nothing has changed: it stops at its first update, not after four more
+  again = door.call(*arguments)  # nothing has changed: it stops at its first update, not after three more
   assert again.code == 1 and int(door.state(tmp_path / "run")["step"]) <= state["step"] + 3, again.err
+
+
+@pytest.mark.parametrize("diverges", [False, True])
+def test_a_range_test_that_diverges_says_what_it_found_before(monkeypatch, tmp_path, diverges):
+  """The guard skips from update 30 on, so the rate stands still."""
+  monkeypatch.setenv("LLM_JAX_MALLOC", "0")
+
+  def train(session):
+    with metrics.MetricsWriter(session.workdir, tensorboard=False) as writer:
+      for step in range(1, 41):
+        loss = 5 - 0.1 * min(step, 30) if step <= 30 or step % 2 else float("nan")
+        writer.write(step, {"train/loss": loss, "train/learning_rate": 10.0 ** (min(step, 30) / 10 - 6),
+                            "train/skipped_updates": max(0, step - 30)})
+    if diverges:
+      raise DivergedError("10 updates in a row were skipped; checkpoint 40 holds the last good weights")
+  monkeypatch.setattr(Session, "train", train)
+  outcome = door.call(*door.tiny(tmp_path, "--config.optimizer.decay=range_test", "--config.optimizer.warmup=0",
+                                 "--config.optimizer.peak=10", "--config.log.every=1"))
+  assert outcome.code == 0, outcome.err
+  assert "learning-rate range test: --config.optimizer.peak=" in outcome.out and "lowest loss at 0.001)" in outcome.out
+  assert ("the loss diverged, 10 updates in a row" in outcome.out) == diverges
 
 
 def test_no_host_sync_is_added(monkeypatch, tmp_path):
   """The step calls nothing back, and the loop reads numbers only when two later steps have been dispatched."""
   run = in_process.build(monkeypatch, train=dict(steps=12), log=dict(every=100), checkpoint=dict(every=0),
-                         evaluation=dict(every=0), sample=dict(every=0))
+                         evaluation=dict(every=0), early_stopping=None, sample=dict(every=0))
   assert "callback" not in str(jax.make_jaxpr(run.train_step)(run.init_state(), run.batch(0), {}))
   read = watch_reads(run)
   Session(run, tmp_path, lambda state: [], lambda length: 1.0).train()

@@ -1,6 +1,7 @@
 """What a checkpoint promises: the same bits back, on any mesh; snapshots; retention; parts; names of what is wrong."""
 
 import json
+import os
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from llm_jax.core.errors import CheckpointError
 from llm_jax.core.types import TrainState
+from llm_jax.training import seal
 from llm_jax.training.checkpoint import Checkpoints, load_params
 
 
@@ -117,6 +119,44 @@ def test_retention_keeps_the_newest_and_the_best(tmp_path):
     assert checkpoints.best() == 2
     assert checkpoints.latest_good() == 6
   assert sorted(p.name for p in tmp_path.iterdir()) == ["2", "5", "6"]
+
+
+def test_what_is_measured_later_counts_and_the_seal_holds_at_every_instant(tmp_path, monkeypatch):
+  replace, seen = os.replace, []
+
+  def watched(source, target):
+    seen.append(seal.verify(tmp_path / "1"))
+    replace(source, target)
+    seen.append(seal.verify(tmp_path / "1"))
+  with Checkpoints(tmp_path, keep=1, keep_best=("eval/loss", "max")) as checkpoints:
+    checkpoints.save(1, {"x": jnp.float32(1)}, {"a": 1}, {"eval/other": 1.0})
+    checkpoints.wait()
+    files = {p.name: p.read_bytes() for p in (tmp_path / "1").iterdir() if p.is_file() and p.name != seal.MANIFEST}
+    with monkeypatch.context() as patch:
+      patch.setattr(os, "replace", watched)
+      checkpoints.record(1, {"eval/loss": np.float32(2.0)})
+    assert seen == [[], []]
+    assert seal.read_manifest(tmp_path / "1")["metrics"] == {"eval/other": 1.0, "eval/loss": 2.0}
+    assert {n: (tmp_path / "1" / n).read_bytes() for n in files} == files
+    checkpoints.save(2, {"x": jnp.float32(2)}, {}, {"eval/loss": 1.0})
+    checkpoints.wait()
+    assert checkpoints.sealed() == [1, 2]
+    checkpoints.record(2, {"eval/loss": 3.0})
+    assert checkpoints.sealed() == [2], "the best before it need not stay"
+
+
+def test_another_process_records_nothing_and_a_disk_that_refuses_is_told(tmp_path, monkeypatch):
+  with Checkpoints(tmp_path) as checkpoints:
+    checkpoints.save(1, {"x": jnp.float32(1)}, {}, {"eval/loss": 1.0})
+    checkpoints.wait()
+    with monkeypatch.context() as patch:
+      patch.setattr(jax, "process_index", lambda: 1)
+      checkpoints.record(1, {"eval/loss": 2.0})
+    with monkeypatch.context() as patch:
+      patch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+      with pytest.raises(CheckpointError, match=r"measured at checkpoint 1 could not be added .*No space left"):
+        checkpoints.record(1, {"eval/loss": 2.0})
+    assert not seal.verify(tmp_path / "1") and seal.read_manifest(tmp_path / "1")["metrics"] == {"eval/loss": 1.0}
 
 
 def test_the_last_step_can_be_saved_twice(tmp_path):
