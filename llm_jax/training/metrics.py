@@ -30,7 +30,7 @@ WALL_CLOCK_NAMES = ("tokens_per_second", "flops_per_second", "mfu")  # after the
 # name: (unit, meaning). A plug-in may write further names; these are the ones that the project itself writes.
 KNOWN: dict[str, tuple[str, str]] = {
     "train/loss": ("nat/token", "objective per unit of target weight, on the training batches before their updates"),
-    "train/bits_per_byte": ("bit/byte", "likelihood in training over the bytes of the text, comparable between tokenizers"),
+    "train/bits_per_byte": ("bit/byte", "likelihood in training over the text's bytes, comparable between tokenizers"),
     "train/accuracy": ("", "share of targets whose most probable prediction is right"),
     "train/learning_rate": ("", "learning rate that the row's update used"),
     "train/gradient_norm": ("", "L2 norm of the whole gradient before clipping"),
