@@ -108,6 +108,7 @@ def build(config: Mapping[str, Any], *, devices: Sequence[Any] | None = None, vo
   learner = make_learner(model)
   launch_checks.check_tasks(learner, resolved["meta_learning"]["name"], rules)
   launch_checks.check_classes(corpus, model, objective)
+  launch_checks.check_tasks_beside(corpus, curriculum, train, rules)
   launch_checks.check_data(corpus, objective, learner, curriculum, train.steps, rules)
   launch_checks.check_memory(objective, curriculum, learner)
   if corpus.tokenizer is not None:

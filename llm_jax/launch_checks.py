@@ -147,33 +147,57 @@ def check_batches(curriculum: Curriculum, train: settings.Train, rules: Sharding
     ConfigError: with the numbers that do not divide.
   """
   what = "examples" if axis == "batch" else axis
-  plan = pipeline.schedule(rules)
-  piped = 1 if plan is None else plan.microbatches
-  parts = rules.ways(axis) * train.accumulate * piped
   for batch, length in sorted(curriculum.shapes()):
-    if batch % parts:
-      micro = f" x {train.accumulate} micro-batches" if train.accumulate > 1 else ""
-      micro += f" x {piped} micro-batches of the pipeline" if piped > 1 else ""
-      raise ConfigError("config.train.batch_size", f"{batch} {what} do not divide over {rules.ways(axis)} devices "
-                        f"({' x '.join(rules.over(axis))}){micro}", accepted=f"a multiple of {parts}")
+    _check_divides("config.train.batch_size", batch, what, rules, axis, train.accumulate)
     if length % rules.ways("length"):
       raise ConfigError("config.mesh.context", f"rows of {length} tokens do not divide into {rules.ways('length')} "
                         "parts", accepted=f"a divisor of {length}")
 
 
+def check_tasks_beside(corpus: Corpus, curriculum: Curriculum, train: settings.Train, rules: ShardingRules) -> None:
+  """Data that serve tasks beside plain rows have a number of them of their own: both must split as batches do.
+
+  Raises:
+    ConfigError: with the numbers that do not divide.
+  """
+  fields = corpus.train.fields
+  if not reads_episodes(fields) or all(f.startswith(("support.", "query.")) for f in fields):
+    return
+  check_batches(curriculum, train, rules)
+  plan = curriculum.plan(0, curriculum.init())
+  batch = corpus.train.take(0, dataclasses.replace(plan, batch=1))
+  tasks = jax.tree.leaves(batch["support"])[0].shape[0]
+  _check_divides("config.data.tasks", tasks, "tasks", rules, "tasks", train.accumulate)
+
+
 def check_evaluation(config: Config, rules: ShardingRules) -> None:
   """Raises ConfigError if the devices do not divide the evaluation's own batch."""
-  size, ways, plan = config["evaluation"]["batch_size"], rules.ways("batch"), pipeline.schedule(rules)
-  parts = ways * (1 if plan is None else plan.microbatches)
-  if size is not None and size % parts:
-    piped = "" if plan is None else f" x {plan.microbatches} micro-batches of the pipeline"
-    raise ConfigError("config.evaluation.batch_size", f"{size} examples do not divide over {ways} devices "
-                      f"({' x '.join(rules.over('batch'))}){piped}", accepted=f"a multiple of {parts}")
+  size = config["evaluation"]["batch_size"]
+  if size is not None:
+    _check_divides("config.evaluation.batch_size", size, "examples", rules, "batch", accumulate=1)
+
+
+def _check_divides(key: str, count: int, what: str, rules: ShardingRules, axis: str, accumulate: int) -> None:
+  """Raises ConfigError if so many rows of `axis` do not split over the devices and micro-batches."""
+  plan, ways = pipeline.schedule(rules), rules.ways(axis)
+  piped = 1 if plan is None else plan.microbatches
+  over = {f"{ways} devices ({' x '.join(rules.over(axis))})": ways, f"{accumulate} micro-batches": accumulate,
+          f"{piped} micro-batches of the pipeline": piped}
+  parts = ways * accumulate * piped
+  if count % parts:
+    raise ConfigError(key, f"{count} {what} do not divide over {' x '.join(n for n, c in over.items() if c > 1)}",
+                      accepted=f"a multiple of {parts}")
 
 
 def check_watched(run: Run) -> None:
-  """Raises ConfigError if a metric that decides something (best checkpoint, early stopping) is never measured."""
+  """Raises ConfigError if a metric that decides something (best checkpoint, early stopping) is never measured. The best
+  by eval/loss is the default, and asks for nothing where a run does not evaluate."""
   stopping = run.config["early_stopping"]
+  best = run.config["checkpoint"]["best"] not in (None, "eval/loss")
+  if run.config["evaluation"]["every"] == 0 and (best or stopping is not None):
+    who = "config.checkpoint.best" if stopping is None else "config.early_stopping"
+    raise ConfigError("config.evaluation.every", f"got 0, and {who} decides by what evaluations measure",
+                      accepted=f"a whole number from 1, or {who}=None")
   watched = {"config.checkpoint.best": run.config["checkpoint"]["best"],
              "config.early_stopping.metric": None if stopping is None else stopping["metric"]}
   for key, name in watched.items():

@@ -1,7 +1,8 @@
 """Does anything read the knobs that a curriculum paces? One that nothing reads is a mistake in its name, which would
 train without an error and change nothing.
 
-The data are asked for a row and the objective is traced on it, with knobs that write down who was asked for.
+The data are asked for a row and the objective is traced on a batch of its shape, with knobs that write down who was
+asked for.
 """
 
 import dataclasses
@@ -65,12 +66,11 @@ def asked_of(run: Run, learner: Learner) -> set[str]:
   """Names of the knobs that the run's data and its objective look up, given or not."""
   plan = run.curriculum.plan(0, run.curriculum.init())
   noted = Noted(plan.knobs)
-  rows = run.corpus.train.take(0, dataclasses.replace(plan, batch=1, knobs=noted))
-  rows = run.fields(rows)
-  if learner.episodes and not reads_episodes(run.objective.fields):
-    rows = jax.tree.map(lambda a: a[0], rows["query"])
+  batch = run.abstract_batch(dataclasses.replace(plan, knobs=noted))
+  in_task = learner.episodes and not reads_episodes(run.objective.fields)
 
-  def losses(params: Any, key: Any) -> Any:
+  def losses(params: Any, batch: Any, key: Any) -> Any:
+    rows = jax.tree.map(lambda a: a[0], batch["query"]) if in_task else batch
     return run.objective(run.model.apply, params, rows, key, noted).values
-  jax.eval_shape(losses, run.model.shapes, jax.random.key(0))
+  jax.eval_shape(losses, run.model.shapes, batch, jax.random.key(0))
   return noted.asked

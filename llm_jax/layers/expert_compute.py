@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from llm_jax.layers.grouped import grouped
 from llm_jax.layers.recompute import in_float32
-from llm_jax.parallel import exchange, gathered
+from llm_jax.parallel import exchange, gathered, tasks
 from llm_jax.parallel.rules import constrain
 from llm_jax.parallel.shard import per_shard
 
@@ -47,9 +47,10 @@ def dropless(x_BLD: jax.Array, choice_BLK: jax.Array, weight_BLK: jax.Array, ker
 
   Each device sorts its own rows and multiplies them with its part of every expert's hidden width; what `fsdp` splits it
   gathers first (parallel/gathered.py). Where the mesh gives each device some of the experts, rows go to those that they
-  chose and the results come back (Lepikhin et al. 2021).
+  chose and the results come back (Lepikhin et al. 2021). Under a map over tasks, which JAX cannot split together with
+  the derivatives of a per-device function, the compiler splits the products of all rows.
   """
-  axis, ways = exchange.axis_of("experts")
+  axis, ways = ("", 1) if tasks.per_task() else exchange.axis_of("experts")
   wide, narrow = ("experts", "embed", "mlp"), ("experts", "mlp", "embed")
   axes, places = zip(*(gathered.given(names, kernel) for names, kernel in zip((wide, wide, narrow), kernels)))
   def local(x: jax.Array, choice: jax.Array, weight: jax.Array, *parts: jax.Array) -> jax.Array:
@@ -65,6 +66,8 @@ def dropless(x_BLD: jax.Array, choice_BLK: jax.Array, weight_BLK: jax.Array, ker
     y = y[jnp.argsort(order)].reshape(*choice.shape, x.shape[-1])
     return (y * weight[..., None].astype(y.dtype)).sum(-2)
 
+  if tasks.per_task():
+    return local(x_BLD, choice_BLK, weight_BLK, *kernels)
   tokens = ("batch", "length", None)
   run = per_shard(local, (tokens, tokens, tokens, *axes), tokens, summed="mlp")
   return run(x_BLD, choice_BLK, weight_BLK, *kernels)

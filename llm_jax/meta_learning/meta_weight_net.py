@@ -3,8 +3,9 @@
     w_i = V(l_i; psi),   V = sigmoid(MLP 1 - hidden - 1)
     psi moves by the gradient of L_clean(theta - lr * grad_theta (1/n) sum_i V(l_i; psi) l_i)     (equations 4 to 6)
 
-The support set holds the examples to be trained on, the query set the clean ones. The weight network's arrays are named
-'meta.weight_net.*' and trained with the parameters.
+l_i is the mean loss of an example, whatever its number of targets. The support set holds the examples to be trained on,
+the query set the clean ones. The weight network's arrays are named 'meta.weight_net.*' and trained with the parameters.
+The update itself counts every target of an example by V, as training counts every target by 1.
 """
 
 import dataclasses
@@ -19,7 +20,7 @@ from llm_jax.core.types import Batch, Extra, GradFn, Key, Loss, LossFn, Params
 from llm_jax.meta_learning.context import Context, MapTasks
 from llm_jax.meta_learning.maml import check_rate
 from llm_jax.meta_learning.outer import sum_over_tasks
-from llm_jax.meta_learning.reweight import rows
+from llm_jax.meta_learning.reweight import example_weights, rows
 
 NET = "meta.weight_net."
 
@@ -42,13 +43,14 @@ class MetaWeightNet:
       net = {n: p for n, p in params.items() if n.startswith(NET)}
       slow = {n: p for n, p in params.items() if n not in net}
       losses = jax.lax.stop_gradient(example_losses(loss_fn, params, task["support"], train_key))
-      def weighted(slow: Params, net: Params) -> tuple[jax.Array, Loss]:
-        return loss_fn({**params, **slow}, scaled(task["support"], weigh(net, losses)), train_key)
+      targets = jnp.maximum(example_weights(loss_fn, params, task["support"], train_key), 1e-8)
+      def weighted(slow: Params, scale: jax.Array) -> tuple[jax.Array, Loss]:
+        return loss_fn({**params, **slow}, scaled(task["support"], scale), train_key)
       def ahead(net: Params) -> jax.Array:
-        grads, _ = jax.grad(weighted, has_aux=True)(slow, net)
+        grads, _ = jax.grad(weighted, has_aux=True)(slow, weigh(net, losses) / targets)
         moved = {n: p - self.lr / rows(task["support"]) * grads[n] for n, p in slow.items()}
         return loss_fn({**params, **moved}, task["query"], clean_key)[0]
-      to_slow, loss = jax.grad(weighted, has_aux=True)(slow, net)
+      to_slow, loss = jax.grad(weighted, has_aux=True)(slow, weigh(net, losses))
       weight = loss_fn(params, task["support"], train_key)[1].weight
       clean_weight = loss_fn(params, task["query"], clean_key)[1].weight
       to_net = jax.tree.map(lambda g: g * weight / jnp.maximum(clean_weight, 1e-8), jax.grad(ahead)(net))
@@ -61,8 +63,7 @@ def example_losses(loss_fn: LossFn, params: Params, examples: Batch, key: Key) -
   one over the other."""
   ones = jnp.ones(rows(examples))
   totals = jax.grad(lambda scale: loss_fn(params, scaled(examples, scale), key)[0])(ones)
-  weights = jax.grad(lambda scale: loss_fn(params, scaled(examples, scale), key)[1].weight)(ones)
-  return totals / jnp.maximum(weights, 1e-8)
+  return totals / jnp.maximum(example_weights(loss_fn, params, examples, key), 1e-8)
 
 
 def weigh(net: Params, losses: jax.Array) -> jax.Array:

@@ -16,8 +16,7 @@ from llm_jax.core.errors import ConfigError
 from llm_jax.core.types import Batch, Extra, GradFn, Key, Loss, LossFn, Params
 from llm_jax.meta_learning.context import KEY, Context
 from llm_jax.meta_learning.none import Supervised
-
-EPISODE = ("support", "query")
+from llm_jax.meta_learning.outer import EPISODE, episodes_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,9 +49,8 @@ class Mixed:
     """grad_fn(params, batch, key): the meta-learner's, or the supervised gradient."""
     meta, plain = self.meta(loss_fn, step), self.supervised(loss_fn, step)
     def grad_fn(params: Params, batch: Batch, key: Key) -> tuple[Loss, Params]:
-      episodes = {n: batch[n] for n in EPISODE}
       rows = {n: a for n, a in batch.items() if n not in EPISODE}
-      return jax.lax.cond(is_meta(step, self.probability), lambda: meta(params, episodes, key),
+      return jax.lax.cond(is_meta(step, self.probability), lambda: meta(params, episodes_of(batch), key),
                           lambda: plain(params, rows, key))
     return grad_fn
 

@@ -1,7 +1,8 @@
 """The outer loop: what each task has to say after adaptation becomes one gradient over tasks.
 
 A method either says a task's outer loss, which is differentiated here (`gradient_over_tasks`), or a task's direction
-itself (`sum_over_tasks`). `Adapting` is the learner around either.
+itself (`sum_over_tasks`). `Adapting` is the learner around either. Rows that a batch has beside its episodes are left
+alone: there may be more or fewer of them than tasks.
 """
 
 import contextlib
@@ -50,6 +51,14 @@ class Adapting:
     return self.inner.trajectory(loss_fn, params, support, key, steps=steps, each=each)
 
 
+EPISODE = ("support", "query")
+
+
+def episodes_of(batch: Batch) -> Batch:
+  """The batch's episodes, without the rows beside them."""
+  return {part: batch[part] for part in EPISODE if part in batch}
+
+
 def task_keys(key: Key, batch: Batch) -> Key:
   """One random key per task of an episode batch."""
   return jax.random.split(key, jax.tree.leaves(batch)[0].shape[0])
@@ -61,7 +70,8 @@ def summed(losses: Loss) -> Loss:
 
 
 def gradient_over_tasks(task_loss: TaskLoss, map_tasks: MapTasks, second_order: bool) -> GradFn:
-  """grad_fn(params, batch, key): loss and gradient sums over the tasks of `batch`, leaves (T, B, ...)."""
+  """grad_fn(params, batch, key): loss and gradient sums over the tasks of `batch`, whose episodes have leaves
+  (T, B, ...)."""
   def loss_of_tasks(params: Params, batch: Batch, key: Key) -> tuple[jax.Array, Loss]:
     _, losses = map_tasks(task_loss, (None, 0, 0))(params, batch, task_keys(key, batch))
     loss = summed(losses)
@@ -69,7 +79,7 @@ def gradient_over_tasks(task_loss: TaskLoss, map_tasks: MapTasks, second_order: 
 
   def grad_fn(params: Params, batch: Batch, key: Key) -> tuple[Loss, Params]:
     with plain_layers() if second_order else contextlib.nullcontext():
-      (_, loss), grads = jax.value_and_grad(loss_of_tasks, has_aux=True)(params, batch, key)
+      (_, loss), grads = jax.value_and_grad(loss_of_tasks, has_aux=True)(params, episodes_of(batch), key)
     return loss, grads
   return grad_fn
 
@@ -78,6 +88,7 @@ def sum_over_tasks(task_gradient: TaskGradient, map_tasks: MapTasks, second_orde
   """grad_fn(params, batch, key): losses and directions of the tasks of `batch`, added up."""
   def grad_fn(params: Params, batch: Batch, key: Key) -> tuple[Loss, Params]:
     with plain_layers() if second_order else contextlib.nullcontext():
-      losses, grads = map_tasks(task_gradient, (None, 0, 0))(params, batch, task_keys(key, batch))
+      episodes = episodes_of(batch)
+      losses, grads = map_tasks(task_gradient, (None, 0, 0))(params, episodes, task_keys(key, episodes))
     return summed(losses), jax.tree.map(lambda a: a.sum(0), grads)
   return grad_fn

@@ -2,7 +2,8 @@
 
 Tokens are chosen in units: single tokens, whole words, n-grams of words (ALBERT: p(n) ~ 1 / n), spans of words
 (SpanBERT: geometric lengths), or the phrases and entities that the data mark (ERNIE). A row is cut into units side by
-side and whole units are drawn without replacement as long as they fit into the number of tokens to mask.
+side, which are taken in a random order up to the number of tokens to mask, as the published codes take them: a word,
+n-gram or phrase that no longer fits is left out and the next ones are tried; the last span is cut to what is left.
 """
 
 import dataclasses
@@ -48,6 +49,11 @@ class Masking:
     """Batch fields beside those of plain text."""
     return ("phrase_ids",) if self.unit == "phrase" else ()
 
+  @property
+  def cut(self) -> bool:
+    """Whether the last unit is cut to the tokens that are left."""
+    return self.unit in ("token", "span")
+
   def most(self, length: int, knobs: Knobs) -> int:
     """The largest number of masked tokens in a row of `length`, known before the step runs."""
     share = self.bound if self.bound is not None else 1.0 if "mask_ratio" in knobs else self.ratio
@@ -64,7 +70,8 @@ def mask(masking: Masking, tokenizer: Vocabulary, batch: Batch, key: Key | None,
          knobs: Knobs) -> tuple[jax.Array, jax.Array]:
   """-> (corrupted tokens (B, L), which ones are to be predicted (B, L) bool).
 
-  Of a row's n tokens of text, `ratio` n are masked, rounded, at least 1; with units of several tokens at most so many.
+  Of a row's n tokens of text, `ratio` n are masked, rounded, at least 1; words, n-grams and phrases are never masked in
+  part, so that of them it is at most so many.
   """
   tokens_BL = batch["tokens"]
   text_BL = is_text(batch, tokenizer)
@@ -72,9 +79,10 @@ def mask(masking: Masking, tokenizer: Vocabulary, batch: Batch, key: Key | None,
   unit_BL = units(masking, tokenizer, batch, text_BL, keys_B4[:, 0])
   ratio = knobs.get("mask_ratio", masking.ratio)
   wanted_B = jnp.clip(jnp.floor(ratio * text_BL.sum(1) + 0.5), 1, masking.most(tokens_BL.shape[1], knobs))
-  chosen_BL = jax.vmap(choose)(keys_B4[:, 1], unit_BL, text_BL, wanted_B)
+  pick = choose if masking.cut else choose_whole
+  chosen_BL = jax.vmap(pick)(keys_B4[:, 1], unit_BL, text_BL, wanted_B)
   dice_BL = jax.vmap(lambda k: jax.random.uniform(k, tokens_BL.shape[1:]))(keys_B4[:, 2])
-  if masking.unit == "span":  # a span is masked, replaced or kept as a whole
+  if masking.unit == "span":  # what is chosen of a span is masked, replaced or kept together
     dice_BL = jnp.take_along_axis(dice_BL, unit_BL, axis=1)
   ids = jnp.asarray(ordinary_ids(tokenizer))
   random_BL = ids[jax.vmap(lambda k: jax.random.randint(k, tokens_BL.shape[1:], 0, len(ids)))(keys_B4[:, 3])]
@@ -108,12 +116,40 @@ def tiling(key: Key, word_L: jax.Array, lengths: jax.Array) -> jax.Array:
   return jnp.searchsorted(jnp.cumsum(drawn), word_L, side="right")
 
 
-def choose(key: Key, unit_L: jax.Array, text_L: jax.Array, wanted: jax.Array) -> jax.Array:
-  """(L,) bool: whole units of text drawn without replacement, as long as they make at most `wanted` tokens."""
+def shuffled(key: Key, unit_L: jax.Array, text_L: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """Units of text in a random order, those without text last: number (L,) and tokens of text (L,) of each."""
   size_U = jnp.zeros(unit_L.shape, jnp.int32).at[unit_L].add(text_L)
   order_U = jnp.argsort(jnp.where(size_U > 0, jax.random.uniform(key, unit_L.shape), 2.0))
-  fits_U = jnp.cumsum(size_U[order_U]) <= wanted
-  return jnp.zeros(unit_L.shape, bool).at[order_U].set(fits_U)[unit_L] & text_L
+  return order_U, size_U[order_U]
+
+
+def choose(key: Key, unit_L: jax.Array, text_L: jax.Array, wanted: jax.Array) -> jax.Array:
+  """(L,) bool: exactly `wanted` tokens of text, or all if there are fewer, in units drawn without replacement; of the
+  last unit the first tokens (SpanBERT and XLNet)."""
+  order_U, size_U = shuffled(key, unit_L, text_L)
+  before_U = jnp.zeros_like(size_U).at[order_U].set(jnp.cumsum(size_U) - size_U)  # tokens of the units drawn earlier
+  text_before_L = jnp.cumsum(text_L) - text_L
+  first_U = jnp.full_like(text_before_L, unit_L.shape[0]).at[unit_L].min(text_before_L)
+  return (before_U[unit_L] + text_before_L - first_U[unit_L] < wanted) & text_L
+
+
+def choose_whole(key: Key, unit_L: jax.Array, text_L: jax.Array, wanted: jax.Array) -> jax.Array:
+  """(L,) bool: at most `wanted` tokens of text in whole units drawn without replacement; one that does not fit is left
+  out and the next ones are tried (BERT's whole words, ALBERT's n-grams).
+
+  What once did not fit never fits later, so that each round takes the longest run of those that still may; there are
+  few rounds, however many units.
+  """
+  order_U, size_U = shuffled(key, unit_L, text_L)
+  def take(carry: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array, jax.Array]:
+    taken_U, may_U, left = carry
+    run_U = may_U & (jnp.cumsum(size_U * may_U) <= left)
+    left = left - (size_U * run_U).sum()
+    return taken_U | run_U, may_U & ~run_U & (size_U <= left), left
+  none_U, left = jnp.zeros(unit_L.shape, bool), wanted.astype(jnp.int32)
+  start = (none_U, (size_U > 0) & (size_U <= left), left)
+  taken_U, *_ = jax.lax.while_loop(lambda carry: carry[1].any(), take, start)
+  return none_U.at[order_U].set(taken_U)[unit_L] & text_L
 
 
 def first_positions(chosen_BL: jax.Array, most: int) -> tuple[jax.Array, jax.Array]:

@@ -1,7 +1,8 @@
 """Permutation language modelling, the training of XLNet (Yang et al. 2019, sections 2.2 to 2.4): predict tokens in a
 random order of factorisation, each from those that come before it in that order, wherever they stand.
 
-Only the last 1 / K of the order is predicted, in spans of one to five words; the rest of the row is what they all see.
+Only the last 1 / K of the order is predicted, in spans of one to five words, the last one cut to that share; the rest
+of the row is what they all see.
 Inputs are Hugging Face's: perm_mask (B, L, L), 1 where token i does not see token j, and target_mapping (B, P, L).
 """
 

@@ -11,6 +11,14 @@ from llm_jax.parallel.rules import MeshAxes, ShardingRules, constrain
 
 Axes = Mapping[str, tuple[str | None, ...]]
 
+_per_task = jax.make_user_context(default_value=False)
+
+
+def per_task() -> bool:
+  """Whether the caller is traced for many tasks at once, whose weights may be each task's own: what has no form for
+  weights that `jax.vmap` maps over takes another."""
+  return _per_task.value
+
 
 def map_tasks(function: Callable[..., Any], in_axes: Any) -> Callable[..., Any]:
   """`jax.vmap(function, in_axes)`; under active rules the mapped axis is 'tasks', and inside `function` a batch is the
@@ -18,8 +26,9 @@ def map_tasks(function: Callable[..., Any], in_axes: Any) -> Callable[..., Any]:
   def mapped(*arguments: Any) -> Any:
     active = rules.active()
     if active is None or active.mesh.size == 1:
-      return jax.vmap(function, in_axes)(*arguments)
-    with rules.use(within_task(active)):
+      with _per_task(True):
+        return jax.vmap(function, in_axes)(*arguments)
+    with _per_task(True), rules.use(within_task(active)):
       return jax.vmap(function, in_axes, spmd_axis_name=_names(active.table["tasks"]))(*arguments)
   return mapped
 

@@ -70,17 +70,29 @@ class Orthogonal(nnx.Module):
   number of triplets of a map whose E is not zero. The other half of its class is the network's own."""
 
   def __call__(self: Any, *arguments: Any, **others: Any) -> Output:
-    output = super().__call__(*arguments, **others)
-    weight, fused = self.orthogonality
-    maps = {".".join(map(str, path)): node for path, node in nnx.iter_graph(self) if isinstance(node, AdaLoRALinear)}
-    if weight:
-      output.auxiliary = output.auxiliary + weight * orthogonality(maps, fused)
-    values = [node.adalora_e[...] for node in maps.values()]
-    count = sum(e.size // e.shape[-1] for e in values)
-    left = sum((jax.lax.stop_gradient(e) != 0).sum() for e in values)
-    rank = Mean(jnp.asarray(left, jnp.float32), jnp.asarray(count, jnp.float32))
-    output.metrics = {**output.metrics, "adalora_rank": rank}
-    return output
+    return with_term(self, super().__call__(*arguments, **others))
+
+
+class OrthogonalPair(Orthogonal):
+  """The same of a generator and a discriminator that one objective calls both. The term of all triplets comes with the
+  generator's output, which counts 1 in that loss (objectives/replaced_token.py), and so do its metrics."""
+
+  def generator(self: Any, *arguments: Any, **others: Any) -> Output:
+    return with_term(self, super().generator(*arguments, **others))  # type: ignore[misc]
+
+
+def with_term(network: Any, output: Output) -> Output:
+  """The output with the orthogonality of the network's triplets and how many of them are left."""
+  weight, fused = network.orthogonality
+  maps = {".".join(map(str, path)): node for path, node in nnx.iter_graph(network) if isinstance(node, AdaLoRALinear)}
+  if weight:
+    output.auxiliary = output.auxiliary + weight * orthogonality(maps, fused)
+  values = [node.adalora_e[...] for node in maps.values()]
+  count = sum(e.size // e.shape[-1] for e in values)
+  left = sum((jax.lax.stop_gradient(e) != 0).sum() for e in values)
+  rank = Mean(jnp.asarray(left, jnp.float32), jnp.asarray(count, jnp.float32))
+  output.metrics = {**output.metrics, "adalora_rank": rank}
+  return output
 
 
 def orthogonality(maps: dict[str, AdaLoRALinear], fused: str | None) -> jax.Array:
@@ -156,7 +168,7 @@ def _adapt(model: Model, *, rank: int, alpha: float, targets: str, train: str | 
     module: Any = adapted.make(rngs)
     module.orthogonality = orthogonality
     kind: Any = type(module)
-    return become(module, with_calls(Orthogonal, kind))
+    return become(module, with_calls(OrthogonalPair if hasattr(kind, "generator") else Orthogonal, kind))
   return Model.from_module(make, model.config, offers=model.offers)
 
 

@@ -103,6 +103,11 @@ MISTAKES: dict[str, tuple[list[str], list[str]]] = {
                                          ["config.early_stopping.metric", "eval/los", "eval/loss"]),
     "best by what is not measured": (["--config.checkpoint.best=eval/acuracy"],
                                      ["config.checkpoint.best", "eval/acuracy", "eval/"]),
+    "stopping on what is never measured": (["--config.evaluation.every=0"], [
+        "config.evaluation.every", "got 0", "config.early_stopping"]),
+    "best by what is never measured": (
+        ["--config.evaluation.every=0", "--config.early_stopping=None", "--config.checkpoint.best=eval/accuracy"],
+        ["config.evaluation.every", "got 0", "config.checkpoint.best"]),
     "keeping no checkpoint": (["--config.checkpoint.keep=0"], ["config.checkpoint.keep", "0"]),
     "logging never": (["--config.log.every=0"], ["config.log.every", "got 0"]),
     "negative temperature": (["--config.sample.temperature=-1"], ["config.sample.temperature", "-1"]),

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from quadratic import SIZE, context, loss_fn
 
+from llm_jax.core.example_weights import applied
+from llm_jax.core.types import Loss, Losses
 from llm_jax.meta_learning import meta_weight_net, reweight
 
 
@@ -56,3 +58,34 @@ def test_the_weight_network_learns_from_the_clean_loss_one_step_ahead(task):
     np.testing.assert_allclose(grads["theta"], meta_weight_net.weigh(net, losses) @ support, rtol=1e-6)
     for n in net:
       np.testing.assert_allclose(grads[n], want[n], rtol=1e-5, atol=1e-12)
+
+
+def repeated(params, batch, key):
+  """`loss_fn` with the value of an example once for each of its weights (B, targets)."""
+  off = params["theta"] - batch["centre"]
+  values = 0.5 * jnp.einsum("bi,bij,bj->b", off, batch["matrix"], off)
+  losses = applied(Losses(values[:, None] * jnp.ones(batch["weights"].shape), batch["weights"], {}), batch)
+  total = (losses.values * losses.weights).sum()
+  return total, Loss(total, losses.weights.sum(), {})
+
+
+def test_what_an_example_counts_does_not_depend_on_its_number_of_targets(task):
+  """The mean loss of an example is judged: repeating it, each example another number of times, changes no verdict."""
+  batch, theta = task
+  counts = np.array([1, 5, 2, 3, 4, 2])
+  many = {part: {**rows, "weights": np.ones((*rows["weights"].shape, 5))} for part, rows in batch.items()}
+  many["support"]["weights"] = (np.arange(5) < counts[:, None]).astype(float)[None]
+  learner = meta_weight_net.build(context(), lr=0.1, hidden=4)
+  key = jax.random.key(0)
+  with jax.enable_x64(True):
+    params = {"theta": jnp.asarray(theta)} | {n: jnp.asarray(e.init(jax.random.key(i)), "float64")
+                                             for i, (n, e) in enumerate(learner.extras.items())}
+    loss, grads = jax.jit(learner(loss_fn, 0))(params, batch, key)
+    more, repeats = jax.jit(learner(repeated, 0))(params, many, key)
+    share = jax.jit(reweight.build(context())(repeated, 0))({"theta": params["theta"]}, many, key)[1]["theta"]
+  assert float(loss.weight) == 6 and float(more.weight) == counts.sum()
+  for n in learner.extras:
+    np.testing.assert_allclose(np.asarray(repeats[n]) / counts.sum(), np.asarray(grads[n]) / 6, rtol=1e-6, atol=1e-14)
+  support, clean = gradients(batch["support"], theta), gradients(batch["query"], theta).sum(0)
+  agree = np.maximum(support @ clean, 0.0)
+  np.testing.assert_allclose(share, 6 * (agree / agree.sum() * counts) @ support, rtol=1e-5)

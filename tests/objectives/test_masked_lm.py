@@ -58,15 +58,49 @@ def test_units_are_masked_whole_and_as_many_as_fit(unit):
   unit_of = np.asarray(masking.units(settings, TOKENS, rows, jnp.asarray(text), keys[:, 0]))
   starts = np.asarray(word_starts(rows, TOKENS))
   for r in range(64):
-    sizes = []
+    sizes, parts = [], 0
     for u in np.unique(unit_of[r]):
       mine = unit_of[r] == u
-      assert chosen[r, mine].all() or not chosen[r, mine].any()
+      part = chosen[r, mine]
+      parts += part.any() and not part.all()
+      assert part.all() or not part.any() or part.argmin() == part.sum()  # of one in part, its first tokens
       assert len(np.unique(np.asarray(rows["segment_ids"])[r, mine])) == 1
       assert unit == "phrase" or starts[r, mine.argmax()] or text[r, mine.argmax()] != text[r, mine.argmax() - 1]
       sizes.append(int((mine & text[r]).sum()))
     wanted = int(0.3 * text[r].sum() + 0.5)
     assert wanted - max(sizes) < chosen[r].sum() <= wanted
+    assert parts <= (unit == "span") and (unit != "span" or chosen[r].sum() == wanted)
+
+
+@pytest.mark.parametrize("unit", ["token", "word", "ngram", "span", "phrase"])
+def test_the_share_of_masked_tokens_is_the_one_asked_for(unit):
+  rows = batch(rows=128, length=256, padding=9)
+  if unit == "phrase":
+    rows["phrase_ids"] = jnp.where(jnp.arange(256) % 16 < 6, 1 + jnp.arange(256) // 16, 0) * jnp.ones((128, 1), int)
+  text = np.asarray(is_text(rows, TOKENS))
+  step = jax.jit(lambda ratio: mask(Masking(unit=unit), TOKENS, rows, jax.random.key(1), {"mask_ratio": ratio})[1])
+  for ratio in (0.15, 0.3):
+    chosen = np.asarray(step(np.float32(ratio)))
+    wanted = np.floor(np.float32(ratio) * text.sum(1) + 0.5)
+    assert not (chosen & ~text).any() and (chosen.sum(1) <= wanted).all()
+    assert chosen.sum() > 0.98 * wanted.sum()
+
+
+def test_a_unit_that_does_not_fit_is_left_out_and_the_next_ones_are_tried():
+  random = np.random.default_rng(0)
+  pick = jax.jit(jax.vmap(masking.choose_whole))
+  unit = np.sort(random.integers(0, 12, (200, 40)), 1).astype(np.int32)
+  text = np.take_along_axis(random.random((200, 40)) < 0.8, unit, 1)  # a unit is text or it is not
+  keys, wanted = jax.random.split(jax.random.key(0), 200), random.integers(0, 30, 200).astype(np.float32)
+  chosen = np.asarray(pick(keys, unit, text, wanted))
+  order, sizes = jax.tree.map(np.asarray, jax.vmap(masking.shuffled)(keys, unit, text))
+  for r in range(200):
+    left, want = wanted[r], np.zeros(40, bool)
+    for u, size in zip(order[r], sizes[r]):
+      if size <= left:
+        left -= size
+        want |= (unit[r] == u) & text[r]
+    np.testing.assert_array_equal(chosen[r], want)
 
 
 def test_lengths_are_those_of_the_papers():

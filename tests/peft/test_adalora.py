@@ -16,8 +16,11 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from llm_jax import experiment, hub
+from llm_jax.core import plugins
 from llm_jax.core.errors import ConfigError
-from llm_jax.models import gpt
+from llm_jax.data import tokenizers
+from llm_jax.models import deberta_pair, electra, gpt
+from llm_jax.objectives import replaced_token
 from llm_jax.peft import adalora
 from llm_jax.training.step import knobs_of
 
@@ -120,6 +123,27 @@ def test_fused_maps_are_one_to_the_term():
     stem = f"blocks.attention.{name}"
     params |= {f"{stem}.adalora_a": a, f"{stem}.adalora_b": both[..., 16 * i:16 * i + 16].reshape(3, 4, 2, 8)}
   assert abs(float(jax.jit(lambda p: model.apply(p, input_ids=IDS).auxiliary)(params))) < 1e-5
+
+
+@pytest.mark.parametrize("pair", ["electra", "deberta_pair"])
+def test_a_generator_and_a_discriminator_have_the_term_once(pair):
+  """Of all triplets of both, whatever the discriminator's loss counts; the discriminator alone has it too."""
+  kind, sizes = (electra, dict(embed_width=8)) if pair == "electra" else (deberta_pair, dict())
+  base = kind.build(262, 16, variant="debug", width=16, depth=1, heads=2, hidden=32, **sizes)
+  model = method(orthogonality=0.7, targets="query$").adapt(base)
+  params = jax.tree.map(lambda s: jnp.full(s.shape, 0.1), model.shapes)
+  def distance(name, a):
+    square = a.reshape(-1, 4).T @ a.reshape(-1, 4) if name.endswith("_a") else a.reshape(4, -1) @ a.reshape(4, -1).T
+    return np.linalg.norm(square - np.eye(4))
+  want = 0.7 * np.mean([distance(n, np.asarray(a)) for n, a in params.items() if n.endswith(("_a", "_b"))])
+  objective = replaced_token.build(weight=50.0).for_tokenizer(
+      plugins.bind(tokenizers.ROOM, dict(name="bytes"), "config.data.tokenizer")(None).train(()))
+  rows = {"tokens": jnp.ones((2, 16), jnp.int32), "weights": jnp.ones((2, 16))}
+  losses, alone = jax.jit(lambda p: (objective(model.apply, p, rows, jax.random.key(0), {}),
+                                     model.apply(p, input_ids=rows["tokens"]).auxiliary))(params)
+  np.testing.assert_allclose([losses.auxiliary, alone], want, rtol=1e-5)
+  rank = losses.metrics["generator_adalora_rank"]
+  assert rank.weight == 2 and rank.total == 8
 
 
 @pytest.mark.parametrize("knobs, key", [
