@@ -160,7 +160,7 @@ def override(config: Config, path: str, text: str, schema: Schema) -> None:
       node = _element(node, part, key)
       continue
     if node.get(part) is None:
-      node[part] = {}
+      node[part] = _unsaid(schema[part]) if i == 0 else {}
     if i == 0 and isinstance(node[part], str) and schema[part].room is not None:
       node[part] = {"name": node[part]}
     node = node[part]
@@ -173,6 +173,12 @@ def override(config: Config, path: str, text: str, schema: Schema) -> None:
   if parts[-1] == "name" and node.get("name") != value:
     node.clear()  # another plug-in: the old one's knobs do not belong to it
   node[parts[-1]] = value
+
+
+def _unsaid(section: Section) -> Config:
+  """The section that a config does not mention, for a knob of it: the plug-in that it has then, unless that is none."""
+  unsaid = section.default
+  return copy.deepcopy(unsaid) if isinstance(unsaid, dict) and unsaid.get("name") != "none" else {}
 
 
 def _element(items: list, index: str, key: str) -> Any:

@@ -50,7 +50,7 @@ def faults(size: int, preloaded: bool) -> list[int]:
   return [int(word) for word in done.stdout.split()]
 
 
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("size", [SIZES[0], pytest.param(SIZES[1], marks=pytest.mark.slow)])
 def test_freed_memory_is_there_again_without_a_fault(size):
   first, again = faults(size, preloaded=True)
   pages = size // os.sysconf("SC_PAGE_SIZE")

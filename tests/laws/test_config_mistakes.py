@@ -266,6 +266,14 @@ def test_the_plug_in_that_is_named_last_keeps_the_knobs_named_before_it():
   assert config == {"optimizer": {"name": "lion", "weight_decay": 0.77}}
 
 
+def test_a_knob_of_a_section_that_the_config_leaves_out_is_one_of_its_default():
+  config = {}
+  configs.override_all(config, [("objective.label_smoothing", "0.1"), ("curriculum.start", "2")], experiment.SCHEMA)
+  assert config == {"objective": {"name": "causal_lm", "label_smoothing": 0.1}, "curriculum": {"start": 2}}
+  configs.override_all(config, [("objective.name", "masked_lm")], experiment.SCHEMA)
+  assert config["objective"] == {"name": "masked_lm"}
+
+
 def test_arrays_of_a_config_file_become_lists(tmp_path):
   file = tmp_path / "arrays.py"
   file.write_text("import numpy as np\ndef get_config():\n  return {'a': np.arange(2), 'b': np.int32(3)}\n")

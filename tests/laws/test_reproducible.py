@@ -115,6 +115,7 @@ def test_the_average_follows_its_formula(monkeypatch):
     np.testing.assert_allclose(np.asarray(state.ema[name]), value, atol=1e-6, err_msg=name)
 
 
+@pytest.mark.slow
 def test_one_program_per_planned_shape(monkeypatch):
   """A curriculum over lengths compiles once per length, whatever the number of steps, and no knob compiles anew."""
   run = in_process.build(monkeypatch, curriculum=dict(name="sequence_length", start=8, until=0.5),

@@ -65,7 +65,8 @@ def evaluations(workdir: pathlib.Path, step: int) -> list[dict]:
 
 
 def test_kill_stop_and_a_torn_line_change_no_bit(unbroken, tmp_path):
-  """One run that meets everything: -9 between steps, SIGTERM where an evaluation is due, -9 at some instant."""
+  """One run that meets everything: -9 between steps, a torn line, SIGTERM where an evaluation is due. -9 at any instant
+  is below, among the faults."""
   workdir = tmp_path / "run"
   assert door.spawn(*door.tiny(workdir), LLM_JAX_FAULT="kill:0:7").code == -signal.SIGKILL
   with open(workdir / "metrics.jsonl", "ab") as file:
@@ -75,7 +76,6 @@ def test_kill_stop_and_a_torn_line_change_no_bit(unbroken, tmp_path):
   assert "stopped by SIGTERM after step 18" in stopped.err  # from checkpoint 4, or afresh if its seal came too late
   assert newest_good(workdir / "checkpoints", set_aside=False) == 18
   assert not evaluations(workdir, 18), "evaluated within the grace period"
-  assert killed_after(workdir, 0.5) == -signal.SIGKILL
   same_end(workdir, unbroken)
   assert len(evaluations(workdir, 18)) == 1
 

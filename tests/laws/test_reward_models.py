@@ -148,6 +148,7 @@ def test_an_evaluation_says_both_rewards(run):
   assert 0 <= found["eval/reward_exact"] < 0.5
 
 
+@pytest.mark.slow
 def test_one_device_and_a_mesh_have_the_same_losses(monkeypatch, run, workdir):
   """The arrays of the model are split as those of the policy are."""
   made = config(policy(workdir, updates=2, beta=0.1), mesh=dict(data=2, fsdp=2, tensor=2))
@@ -160,7 +161,7 @@ def test_one_device_and_a_mesh_have_the_same_losses(monkeypatch, run, workdir):
     np.testing.assert_allclose([a[k] for k in a], [b[k] for k in a], rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", [slow("ppo"), "rloo"])
+@pytest.mark.parametrize("name", [slow("ppo"), slow("rloo")])
 def test_every_policy_learns_from_it(monkeypatch, workdir, name):
   """Where scores are the same for every text but for those cut short, completions learn to end."""
   ending = dict(name="model", folder=str(workdir), clip=1e-6, unfinished=1.0)

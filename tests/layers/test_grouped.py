@@ -62,6 +62,7 @@ def test_tasks_with_weights_of_their_own_have_their_own_products():
   np.testing.assert_allclose(first[1], each_group_apart(rows, given[1][1], SIZES), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_tasks_that_a_mesh_splits_have_the_same_experts():
   """Their gradient and what an outer loop asks of it, forward over reverse: there JAX splits no per-device function."""
   draw = np.random.default_rng(0)

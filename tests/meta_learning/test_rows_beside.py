@@ -52,10 +52,11 @@ def test_rows_beside_the_episodes_change_nothing(make):
 
 
 @pytest.mark.parametrize("changes", [
-    dict(batch_size=8), dict(batch_size=8, accumulate=2), dict(curriculum=dict(name="batch_size", start=2)),
-    dict(curriculum=dict(name="sequence_length", start=8)),
-    dict(batch_size=6, meta_learning=dict(name="mixed", meta=FOMAML)),
-], ids=["more rows", "micro-batches", "batches that grow", "rows that grow", "mixed"])
+    dict(batch_size=8, accumulate=2), dict(curriculum=dict(name="batch_size", start=2)),
+    *(pytest.param(changes, marks=pytest.mark.slow) for changes in (
+        dict(batch_size=8), dict(curriculum=dict(name="sequence_length", start=8)),
+        dict(batch_size=6, meta_learning=dict(name="mixed", meta=FOMAML)))),
+], ids=["micro-batches", "batches that grow", "more rows", "rows that grow", "mixed"])
 def test_steps_are_made_of_any_number_of_rows(changes, monkeypatch):
   run = build(monkeypatch, **changes)
   plans = [run.curriculum.plan(step, run.curriculum.init()) for step in (0, 7)]

@@ -191,6 +191,7 @@ def test_scanned_unrolled_and_rematerialised_layers_agree_with_their_gradients(k
   agree(loss_and_gradient(**knobs), loss_and_gradient())
 
 
+@pytest.mark.slow
 def test_eight_devices_compute_what_one_does():
   with rules.use(rules.ShardingRules(mesh.make(dict(data=2, fsdp=2, tensor=2)))):
     model, params = made()

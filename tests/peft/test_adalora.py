@@ -125,7 +125,7 @@ def test_fused_maps_are_one_to_the_term():
   assert abs(float(jax.jit(lambda p: model.apply(p, input_ids=IDS).auxiliary)(params))) < 1e-5
 
 
-@pytest.mark.parametrize("pair", ["electra", "deberta_pair"])
+@pytest.mark.parametrize("pair", ["electra", pytest.param("deberta_pair", marks=pytest.mark.slow)])
 def test_a_generator_and_a_discriminator_have_the_term_once(pair):
   """Of all triplets of both, whatever the discriminator's loss counts; the discriminator alone has it too."""
   kind, sizes = (electra, dict(embed_width=8)) if pair == "electra" else (deberta_pair, dict())
