@@ -160,9 +160,11 @@ class Run:
     return self.compiled_step.lower(self.abstract_state, self.abstract_batch(plan), knobs)
 
   def abstract_batch(self, plan: Plan) -> dict[str, Any]:
-    """Shapes and shardings of a plan's batch; one row is read, so that the data may be smaller than a batch."""
+    """Shapes and shardings of a plan's batch; one row is read, so that the data may be smaller than a batch. What comes
+    in another number than the rows (tasks beside text) keeps its own."""
     rows = self.fields(self.corpus.train.take(0, dataclasses.replace(plan, batch=1)))
-    return jax.tree.map(lambda a, s: jax.ShapeDtypeStruct((plan.batch, *a.shape[1:]), a.dtype, sharding=s), rows,
+    count = lambda a: plan.batch if a.shape[0] == 1 else a.shape[0]
+    return jax.tree.map(lambda a, s: jax.ShapeDtypeStruct((count(a), *a.shape[1:]), a.dtype, sharding=s), rows,
                         self.batch_shardings(rows))
 
   def batch(self, step: int) -> Batch:

@@ -62,6 +62,8 @@ def test_steps_are_made_of_any_number_of_rows(changes, monkeypatch):
   plans = [run.curriculum.plan(step, run.curriculum.init()) for step in (0, 7)]
   assert plans[0].batch != 4 or len({p.length for p in plans}) == 2
   assert all("gradient_norm" in traced(run, step) for step in (0, 7))
+  shapes = lambda batch: {jax.tree_util.keystr(k): a.shape for k, a in jax.tree_util.tree_leaves_with_path(batch)}
+  assert all(shapes(run.abstract_batch(plan)) == shapes(run.batch(step)) for step, plan in zip((0, 7), plans))
 
 
 @pytest.mark.parametrize("meta", [FOMAML, dict(name="mixed", meta=FOMAML)])
