@@ -100,6 +100,7 @@ def build(config: Mapping[str, Any], *, devices: Sequence[Any] | None = None, vo
   context = DataContext(train.seed, cache.folder("data"))
   corpus = plugins.bind("data", resolved["data"], "config.data")(context)
   curriculum = curriculum.for_domains(getattr(corpus.train, "domains", ()))
+  launch_checks.tell_short_domains(corpus, min(scoring.lengths_of(curriculum)))
   corpus = scoring.equip(corpus, curriculum, train.seed, context.cache_dir)
   vocab_size = corpus.vocab_size if vocab_size is None else vocab_size
   model = make_model(vocab_size, train.length)

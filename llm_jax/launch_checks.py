@@ -7,6 +7,7 @@ import dataclasses
 from collections.abc import Iterable
 
 import jax
+from absl import logging
 
 from llm_jax.core.config import Config
 from llm_jax.core.errors import ConfigError, DataError, unknown_name
@@ -14,6 +15,7 @@ from llm_jax.core.model import Model
 from llm_jax.core.offers import OFFERS
 from llm_jax.core.types import Curriculum, Learner, Objective
 from llm_jax.data.corpus import Corpus
+from llm_jax.data.windows import TrainSource
 from llm_jax.optimizers import masks
 from llm_jax.parallel import pipeline
 from llm_jax.parallel.rules import ShardingRules
@@ -152,6 +154,17 @@ def check_batches(curriculum: Curriculum, train: settings.Train, rules: Sharding
     if length % rules.ways("length"):
       raise ConfigError("config.mesh.context", f"rows of {length} tokens do not divide into {rules.ways('length')} "
                         "parts", accepted=f"a divisor of {length}")
+
+
+def tell_short_domains(corpus: Corpus, shortest: int) -> None:
+  """Logs which domains have not enough text for one row of the shortest kind, and so are not trained on."""
+  source = corpus.train
+  if not isinstance(source, TrainSource) or source.packing != "concat":  # other packings pad
+    return
+  for stream, count in zip(source.streams, source.windows(shortest).values()):
+    if not count:
+      logging.warning("domain %r is not trained on: its %d tokens make no row of %d", stream.domain, stream.size,
+                      shortest)
 
 
 def check_tasks_beside(corpus: Corpus, curriculum: Curriculum, train: settings.Train, rules: ShardingRules) -> None:

@@ -6,6 +6,7 @@ import pickle
 import numpy as np
 import pytest
 
+from llm_jax import launch_checks
 from llm_jax.core.errors import ConfigError, DataError
 from llm_jax.core.types import Plan
 from llm_jax.data import text_folder
@@ -204,3 +205,14 @@ def test_sample_shows_document_boundaries(context, folder):
   rows = sample(build(context, folder), 3, 200)
   assert len(rows) == 3
   assert any("--- document 2: " in row and "begins" in row for row in rows)
+
+
+def test_a_domain_that_fills_no_row_is_told(context, folder, caplog):
+  (folder / "c").mkdir()
+  (folder / "c" / "short.txt").write_text("too short to be a row of text")
+  (folder / "c" / "too.txt").write_text("and this, too")
+  corpus = build(context, folder, split="tail")
+  launch_checks.tell_short_domains(corpus, 16)
+  assert not caplog.text
+  launch_checks.tell_short_domains(corpus, 64)
+  assert "'c' is not trained on" in caplog.text and "row of 64" in caplog.text and "'a'" not in caplog.text
