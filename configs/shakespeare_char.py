@@ -20,7 +20,7 @@ def get_config(arg: str = "cpu") -> ConfigDict:
   """arg: 'cpu', 'gpu', or 'debug'."""
   c = ConfigDict()
   c.model = dict(name="gpt", variant="124m", depth=4, heads=4, width=128, positions=64, scan=False)
-  c.data = dict(name="tfds", dataset="tiny_shakespeare", manual_dir="", validation_split="validation+test",
+  c.data = dict(name="tfds", dataset="tiny_shakespeare", validation_split="validation+test",
                 tokenizer=dict(name="characters"), document_boundaries=False, bos=False, eod=False)
   c.optimizer = dict(name="adamw", peak=2e-3, warmup=100, decay="cosine", end=0.1, b2=0.99, weight_decay=0.1, clip=1.0)
   c.train = dict(steps=2_000, batch_size=12, length=64, seed=1337)
