@@ -20,7 +20,7 @@ CASES = {
     "bert_pretraining": (BERT | dict(head="pretraining"), dict(name="bert_pretraining", unit="word")),
     "mix": (BERT | dict(head="pretraining"), dict(name="mix", parts=[
         dict(name="masked_lm", unit="span", weight=1.0), dict(name="sentence_order", weight=0.5)])),
-    "replaced_token": (dict(name="electra", variant="debug", width=32, heads=2, hidden=64, depth=1, embed_width=16),
+    "replaced_token": (dict(name="electra", variant="debug", width=32, heads=4, hidden=64, depth=1, embed_width=16),
                        dict(name="replaced_token")),
     "span_corruption": (dict(name="t5", variant="debug"), dict(name="span_corruption")),
     "prefix_lm": (GPT, dict(name="prefix_lm")),
