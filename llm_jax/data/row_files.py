@@ -13,7 +13,7 @@ from typing import Any
 from llm_jax.core.errors import ConfigError, shorten
 from llm_jax.data.documents import BadRow, Split
 from llm_jax.data.fingerprint import file_digests
-from llm_jax.data.text_files import apart, files_below, json_object, lines, parquet_rows
+from llm_jax.data.text_files import apart, files_below, json_rows, parquet_rows
 
 Rows = Iterator[tuple[str, dict[str, Any]]]  # (file:line, row)
 READING = 2  # which rows a file holds; a new number makes every store of rows anew
@@ -77,13 +77,15 @@ def _table(file: pathlib.Path) -> Iterator[tuple[str, list[str] | Unread]]:
 
 
 def _json_lines(file: pathlib.Path, header: bool) -> Rows:
-  for where, line in lines(file):
-    row = line if isinstance(line, BadRow) else json_object(line, where)
-    yield where, Unread(row.reason) if isinstance(row, BadRow) else row
+  return _with_reasons(json_rows(file))
 
 
 def _parquet(file: pathlib.Path, header: bool) -> Rows:
-  for where, row in parquet_rows(file, None):
+  return _with_reasons(parquet_rows(file, None))
+
+
+def _with_reasons(rows: Iterable[tuple[str, dict[str, Any] | BadRow]]) -> Rows:
+  for where, row in rows:
     yield where, Unread(row.reason) if isinstance(row, BadRow) else row
 
 

@@ -2,7 +2,7 @@
 
 Every reader yields a `BadRow` with file:line for what it cannot read and goes on with the next row or file; none raises
 for the content of a file. Empty files and blank lines are not rows at all. What any reader of files needs stands here
-too: the files below a folder, the lines of a file, the object of a line, the rows of a .parquet.
+too: the files below a folder, and the rows of a .jsonl and of a .parquet.
 """
 
 import dataclasses
@@ -108,11 +108,22 @@ def _whole_file(path: pathlib.Path, domain: str, columns: Columns, max_bytes: in
 
 
 def _json_lines(path: pathlib.Path, domain: str, columns: Columns, max_bytes: int) -> Iterator[Row]:
-  for where, line in lines(path, max_bytes):
-    yield line if isinstance(line, BadRow) else _json_row(line, where, domain, columns, max_bytes)
+  for where, row in json_rows(path, max_bytes):
+    if isinstance(row, BadRow):
+      yield row
+    elif missing := [column for column in columns.names if column not in row]:
+      yield BadRow(where, f"no column {missing[0]!r}; there are {', '.join(map(repr, sorted(row)[:8]))}")
+    else:
+      yield _row(row, where, domain, columns, max_bytes)
 
 
-def lines(path: pathlib.Path, max_bytes: int | None = None) -> Iterator[tuple[str, bytes | BadRow]]:
+def json_rows(path: pathlib.Path, max_bytes: int | None = None) -> Iterator[tuple[str, dict[str, Any] | BadRow]]:
+  """(file:line, the object) of each line of a .jsonl or .jsonl.gz. max_bytes: of the longest document; None: any."""
+  for where, line in _lines(path, max_bytes):
+    yield where, line if isinstance(line, BadRow) else _json_object(line, where)
+
+
+def _lines(path: pathlib.Path, max_bytes: int | None) -> Iterator[tuple[str, bytes | BadRow]]:
   """(file:line, the line) of all that are not blank; zipped if the name ends with .gz. Memory stays bounded on one
   endless line, if max_bytes says the longest document."""
   zipped = path.name.lower().endswith(".gz")
@@ -138,7 +149,7 @@ def lines(path: pathlib.Path, max_bytes: int | None = None) -> Iterator[tuple[st
         yield where, line
 
 
-def json_object(line: bytes, where: str) -> dict[str, Any] | BadRow:
+def _json_object(line: bytes, where: str) -> dict[str, Any] | BadRow:
   """The object of a line of JSON."""
   try:
     value = json.loads(line)
@@ -147,16 +158,6 @@ def json_object(line: bytes, where: str) -> dict[str, Any] | BadRow:
   except (ValueError, RecursionError) as e:
     return BadRow(where, f"not valid JSON ({e})")
   return value if isinstance(value, dict) else BadRow(where, f"not a JSON object but a {type(value).__name__}")
-
-
-def _json_row(line: bytes, where: str, domain: str, columns: Columns, max_bytes: int) -> Row:
-  value = json_object(line, where)
-  if isinstance(value, BadRow):
-    return value
-  for column in columns.names:
-    if column not in value:
-      return BadRow(where, f"no column {column!r}; there are {', '.join(map(repr, sorted(value)[:8]))}")
-  return _row(value, where, domain, columns, max_bytes)
 
 
 def _parquet(path: pathlib.Path, domain: str, columns: Columns, max_bytes: int) -> Iterator[Row]:

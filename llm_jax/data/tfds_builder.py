@@ -21,6 +21,7 @@ from typing import Any
 from llm_jax.core.errors import ConfigError, DataError, nearest_name, shorten
 
 FAMILIES = ("text", "question_answering", "summarization", "translate")  # families of old-style builders that hold text
+UNREADABLE = (AssertionError, TypeError, ValueError)  # TFDS's for a config or version that is not there, or no name
 
 
 def prepared_builder(name: str, data_dir: str, manual_dir: str | None) -> Any:
@@ -108,25 +109,26 @@ def _unprepared(name: str, builder: Any, why: str) -> DataError:
 
 
 def _builder(tfds: Any, name: str, data_dir: str) -> Any:
-  def made() -> Any:
-    return tfds.builder(name, data_dir=data_dir, file_format="array_record")
-
   try:
-    try:
-      return made()
-    except tfds.core.registered.DatasetNotFoundError:
-      # TFDS imports its families in order and stops at the first that needs TensorFlow: import those with text first.
-      for family in FAMILIES:
-        importlib.import_module(f"tensorflow_datasets.{family}")
-      return made()
+    return _made(tfds, name, data_dir)
   except ImportError as e:
     raise ConfigError("config.data.dataset", f"{name!r} cannot be read without more packages ({e})") from e
   except tfds.core.registered.DatasetNotFoundError as e:
     names = tfds.list_builders(with_community_datasets=False)
     raise ConfigError("config.data.dataset", f"TFDS has no dataset {name!r}", nearest=nearest_name(name, names),
                       accepted="a name from the TFDS catalogue") from e
-  except (AssertionError, TypeError, ValueError) as e:  # a config or version that is not there, or no name at all
+  except UNREADABLE as e:
     raise _unmade(tfds, name, e) from e
+
+
+def _made(tfds: Any, name: str, data_dir: str) -> Any:
+  try:
+    return tfds.builder(name, data_dir=data_dir, file_format="array_record")
+  except tfds.core.registered.DatasetNotFoundError:
+    # TFDS imports its families in order and stops at the first that needs TensorFlow: import those with text first.
+    for family in FAMILIES:
+      importlib.import_module(f"tensorflow_datasets.{family}")
+  return tfds.builder(name, data_dir=data_dir, file_format="array_record")
 
 
 def _unmade(tfds: Any, name: str, why: Exception) -> ConfigError:
@@ -136,7 +138,7 @@ def _unmade(tfds: Any, name: str, why: Exception) -> ConfigError:
   reason = said[0].split(". ")[0].rstrip(".")
   try:
     made = tfds.builder_cls(dataset)
-  except Exception:
+  except UNREADABLE:  # no dataset's name
     return ConfigError("config.data.dataset", f"got {name!r}: {reason}",
                        accepted="dataset, dataset/config, dataset:version or dataset/config:version")
   configs = [f"{dataset}/{config.name}" for config in made.BUILDER_CONFIGS or ()]

@@ -50,7 +50,8 @@ def dropless(x_BLD: jax.Array, choice_BLK: jax.Array, weight_BLK: jax.Array, ker
   chose and the results come back (Lepikhin et al. 2021). Under a map over tasks, which JAX cannot split together with
   the derivatives of a per-device function, the compiler splits the products of all rows.
   """
-  axis, ways = ("", 1) if tasks.per_task() else exchange.axis_of("experts")
+  whole = tasks.per_task()
+  axis, ways = ("", 1) if whole else exchange.axis_of("experts")
   wide, narrow = ("experts", "embed", "mlp"), ("experts", "mlp", "embed")
   axes, places = zip(*(gathered.given(names, kernel) for names, kernel in zip((wide, wide, narrow), kernels)))
   def local(x: jax.Array, choice: jax.Array, weight: jax.Array, *parts: jax.Array) -> jax.Array:
@@ -66,7 +67,7 @@ def dropless(x_BLD: jax.Array, choice_BLK: jax.Array, weight_BLK: jax.Array, ker
     y = y[jnp.argsort(order)].reshape(*choice.shape, x.shape[-1])
     return (y * weight[..., None].astype(y.dtype)).sum(-2)
 
-  if tasks.per_task():
+  if whole:
     return local(x_BLD, choice_BLK, weight_BLK, *kernels)
   tokens = ("batch", "length", None)
   run = per_shard(local, (tokens, tokens, tokens, *axes), tokens, summed="mlp")

@@ -13,16 +13,14 @@ import logging
 import pathlib
 import shutil
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
-from jax.experimental import multihost_utils
 
 from llm_jax.core.errors import CheckpointError
-from llm_jax.training import seal, stored_arrays
+from llm_jax.training import first_process, seal, stored_arrays
 from llm_jax.training.good_steps import EXTRA, best_step, local_path, newest_good, read_extra, verified_manifest
 from llm_jax.training.run_directory import replace_text
 from llm_jax.training.same_run import check_same_run as check_same_run
@@ -86,7 +84,7 @@ class Checkpoints:
              "versions": {name: importlib.metadata.version(name) for name in ("jax", "flax", "orbax-checkpoint")}}
     needed = stored_arrays.stored_bytes(leaves)
     extra_json = json.dumps(dict(extra), indent=1)  # now: the caller may change it while the arrays are written
-    decision = _from_first_process(lambda: self._prepare(step, needed))
+    decision = first_process.decided(lambda: self._prepare(step, needed))
     if decision == GO:
       try:
         self._writer = self._writer or stored_arrays.make_writer()
@@ -114,7 +112,7 @@ class Checkpoints:
     if jax.process_index() == 0:
       path = self.directory / str(step)
       try:
-        seal.amend(path, metrics={**seal.read_manifest(path)["metrics"], **_floats(metrics)})
+        seal.add_metrics(path, _floats(metrics))
         self._retain()
       except (OSError, ValueError) as e:
         self._failure = CheckpointError(f"what was measured at checkpoint {step} could not be added to {path}: {e}")
@@ -128,7 +126,7 @@ class Checkpoints:
   def wait(self) -> None:
     """Returns when all that was saved is sealed, on every process; raises the failure of the last save."""
     self._join()
-    if _from_first_process(lambda: FAILED if self._failure else GO) == FAILED and self._failure is None:
+    if first_process.decided(lambda: FAILED if self._failure else GO) == FAILED and self._failure is None:
       self._failure = CheckpointError("the last checkpoint was not sealed: see the message of process 0")
     self._report_failure()
 
@@ -170,7 +168,7 @@ class Checkpoints:
           return -2
         raise
 
-    step = _from_first_process(look)
+    step = first_process.decided(look)
     if step == -2:
       raise CheckpointError(f"no usable checkpoint in {self.directory}: see the message of process 0")
     if step >= 0:
@@ -259,7 +257,8 @@ class Checkpoints:
     try:
       if jax.process_index() == 0 and self._saving(step).is_dir():
         seal.discard(self._saving(step))
-      free = f"{shutil.disk_usage(_existing(self.directory)).free:,} bytes free"
+      there = next(path for path in (self.directory, *self.directory.parents) if path.exists())
+      free = f"{shutil.disk_usage(there).free:,} bytes free"
     except OSError as e:
       free = f"free space unknown ({e.strerror})"
     older = seal.steps(self.directory)
@@ -297,15 +296,3 @@ class Checkpoints:
 
 def _floats(metrics: Mapping[str, float]) -> dict[str, float]:
   return {name: float(value) for name, value in metrics.items()}
-
-
-def _existing(path: pathlib.Path) -> pathlib.Path:
-  return next(p for p in (path, *path.parents) if p.exists())
-
-
-def _from_first_process(decide: Callable[[], int]) -> int:
-  """The number that process 0 computes, on every process; a plain call when there is only one."""
-  if jax.process_count() == 1:
-    return decide()
-  number = decide() if jax.process_index() == 0 else 0
-  return int(multihost_utils.broadcast_one_to_all(np.int32(number)))

@@ -17,7 +17,7 @@ import os
 import pathlib
 import re
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 from llm_jax.training.run_directory import replace_text
@@ -58,14 +58,14 @@ def seal(saving: pathlib.Path, final: pathlib.Path, about: dict[str, Any]) -> No
   _sync(final.parent)
 
 
-def amend(step_directory: pathlib.Path, **facts: Any) -> None:
-  """Replaces facts of a sealed step's manifest; the step is sealed, with the old facts or the new, at every instant.
+def add_metrics(step_directory: pathlib.Path, metrics: Mapping[str, float]) -> None:
+  """Adds to the metrics of a sealed step's manifest; the step is sealed, with or without them, at every instant.
 
   Raises:
-    ValueError: the manifest is missing, unreadable or altered. OSError: the disk refused; the old facts stay.
+    ValueError: the manifest is missing, unreadable or altered. OSError: the disk refused; it stays as it was.
   """
-  body = {**read_manifest(step_directory), **facts}
-  _write_manifest(step_directory, body)
+  body = read_manifest(step_directory)
+  _write_manifest(step_directory, {**body, "metrics": {**body["metrics"], **metrics}})
   _sync(step_directory)
 
 

@@ -48,6 +48,11 @@ def losses(run: experiment.Run, count: int) -> list[float]:
   return [row["loss"] for row in steps(run, count)[1]]
 
 
+def shapes(batch: Any) -> dict[str, tuple[int, ...]]:
+  """{name: shape} of a batch, real or told."""
+  return {jax.tree_util.keystr(path): a.shape for path, a in jax.tree_util.tree_leaves_with_path(batch)}
+
+
 def bits(state: Any) -> dict[str, bytes]:
   """{name: bytes} of parameters, optimizer and average."""
   flat = jax.tree_util.tree_flatten_with_path((state.params, state.opt_state, state.ema))[0]

@@ -1,6 +1,7 @@
 """Text beside episodes: there may be more rows than tasks or fewer, and both must split into micro-batches."""
 
 import pathlib
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,10 @@ from llm_jax import experiment
 from llm_jax.core.errors import ConfigError
 from llm_jax.meta_learning import maml, meta_weight_net, reptile, reweight
 from llm_jax.training.step import knobs_of
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "laws"))
+
+import in_process
 
 TEXT = pathlib.Path(__file__).resolve().parents[2] / "llm_jax/data/fallback/king_james_bible.txt"
 GPT = dict(name="gpt", variant="debug", width=16, depth=1, heads=2)
@@ -29,10 +34,7 @@ def config(batch_size: int = 4, length: int = 16, accumulate: int = 1, tasks: in
 
 
 def build(monkeypatch, **changes) -> experiment.Run:
-  first = jax.devices()[:1]
-  with monkeypatch.context() as patch:
-    patch.setattr(jax, "devices", lambda *_: first)
-    return experiment.build(config(**changes))
+  return in_process.build_from(monkeypatch, config(**changes))
 
 
 def traced(run: experiment.Run, step: int) -> set[str]:
@@ -62,8 +64,8 @@ def test_steps_are_made_of_any_number_of_rows(changes, monkeypatch):
   plans = [run.curriculum.plan(step, run.curriculum.init()) for step in (0, 7)]
   assert plans[0].batch != 4 or len({p.length for p in plans}) == 2
   assert all("gradient_norm" in traced(run, step) for step in (0, 7))
-  shapes = lambda batch: {jax.tree_util.keystr(k): a.shape for k, a in jax.tree_util.tree_leaves_with_path(batch)}
-  assert all(shapes(run.abstract_batch(plan)) == shapes(run.batch(step)) for step, plan in zip((0, 7), plans))
+  assert all(in_process.shapes(run.abstract_batch(plan)) == in_process.shapes(run.batch(step))
+             for step, plan in zip((0, 7), plans))
 
 
 @pytest.mark.parametrize("meta", [FOMAML, dict(name="mixed", meta=FOMAML)])

@@ -74,7 +74,9 @@ class HubTokenizer(Tokenizer):
     self.vocab_size = max(pieces.values()) + 1
     named = {int(m[1]): i for piece, i in pieces.items() if (m := re.fullmatch(r"<extra_id_(\d+)>", piece))}
     self.sentinels = tuple(named[n] for n in sorted(named))
-    self._encoder = older_files.library().Tokenizer.from_str(_unspeakable(content, self.reserved))
+    self._encoder = self._tokenizer
+    if isinstance(self._tokenizer.model, older_files.library().models.Unigram):
+      self._encoder = older_files.library().Tokenizer.from_str(_unspeakable(content, self.reserved))
     self._encoder.no_truncation()
     self._encoder.no_padding()
     self._encoder.encode_special_tokens = True  # '<|endoftext|>' in a document is text, not an instruction
@@ -134,12 +136,10 @@ class HubTokenizer(Tokenizer):
 
 
 def _unspeakable(content: bytes, reserved: Sequence[int]) -> str:
-  """The tokenizer.json with reserved pieces of a Unigram vocabulary renamed to what no text holds: the library would
-  find '</s>' in a text among the pieces, which SentencePiece itself keeps out."""
+  """The tokenizer.json of a Unigram model with reserved pieces renamed to what no text holds: the library would find
+  '</s>' in a text among the pieces, which SentencePiece itself keeps out. Of other models no merge makes one."""
   spec = json.loads(content)
-  vocabulary = spec["model"].get("vocab")
-  if not isinstance(vocabulary, list):  # of other models no merge makes a special piece
-    return content.decode()
+  vocabulary = spec["model"]["vocab"]
   renamed = {vocabulary[i][0]: f"\ufdd0{i}\ufdd1" for i in reserved if i < len(vocabulary)}  # noncharacters of Unicode
   spec["model"]["vocab"] = [[renamed.get(piece, piece), *score] for piece, *score in vocabulary]
   for token in spec.get("added_tokens", []):
